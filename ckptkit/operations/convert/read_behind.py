@@ -11,6 +11,7 @@ as not read.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -28,6 +29,25 @@ _AT_ONCE = 1 << 20  # bytes
 # filling cannot be let go.  2 MiB are the largest (of a page table's second level on x86).
 _GROUP = 1 << 21
 _MOST_FILES = 64  # that are held open
+
+
+class FlushError(OSError):
+    """What was written did not get to the disk, and the system says so once: nobody may ignore it.
+
+    Linux takes what it could not write for written (mm/filemap.c, file_check_and_advance_wb_err).
+    """
+
+
+def flush(descriptor: int) -> None:
+    """Have all of an open file on the disk, without which it stays in the system's cache.
+
+    Raises FlushError where that failed, and not where a file system has no such thing.
+    """
+    try:
+        getattr(os, "fdatasync", os.fsync)(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise FlushError(error.errno, error.strerror) from error
 
 
 class FileId(NamedTuple):
@@ -56,12 +76,12 @@ class _Follower:
     def parts(self, stop: int) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield what was written before byte `stop` and not read yet; none if it is not dropped.
 
-        An array lasts until the next step.  Raises OSError.
+        An array lasts until the next step.  Raises OSError; FlushError as `flush`.
         """
         stop -= stop % _GROUP
         if stop <= self.done or _mincore() is None:
             return
-        os.fdatasync(self._descriptor)  # what is not on the disk stays in the cache
+        flush(self._descriptor)
         os.posix_fadvise(self._descriptor, self.done, stop - self.done, os.POSIX_FADV_DONTNEED)
         if not self._is_dropped(self.done, stop):
             return
@@ -100,7 +120,7 @@ class ReadBehind:
     def read_on(self, path: Path, stop: int, is_over: Callable[[], bool]) -> None:
         """Read what a file holds before byte `stop`, and is not read yet; until `is_over` says so.
 
-        What goes wrong here is left to whoever reads the rest.
+        Raises FlushError.  What else goes wrong here is left to whoever reads the rest.
         """
         try:
             follower = self._by_path.get(path)
@@ -113,6 +133,8 @@ class ReadBehind:
                 if is_over():
                     follower.done += len(part)  # as the generator would, were it asked again
                     return
+        except FlushError:
+            raise
         except (OSError, ValueError):  # a file system that cannot do this
             return
 

@@ -31,7 +31,7 @@ from ckptkit._io.filling import followed_by
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import bytes_read, phase
 from ckptkit.errors import CkptkitError, OutputError, TruncatedError, WorkerLostError
-from ckptkit.operations.convert.read_behind import ReadBehind
+from ckptkit.operations.convert.read_behind import FlushError, ReadBehind, flush
 
 _READ_AT_ONCE = 1 << 20  # bytes
 _READ_FROM_DISK = 4 << 20  # bytes; no reading ahead hides how long the disk takes to answer
@@ -67,8 +67,12 @@ class DiskReading:
 
         def follow() -> None:
             while (news := told.get()) is not None:
-                if not is_written:  # else the rest is read past the cache, which costs less
+                if is_written:  # the rest is read past the cache, which costs less
+                    continue
+                try:
                     self._behind.read_on(*news, lambda: is_written)
+                except FlushError as error:
+                    raise os_error(news[0], error) from error
 
         def note(path: Path, stop: int) -> None:
             if self._following is None:
@@ -230,8 +234,7 @@ def read_from_disk(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     except (AttributeError, OSError):  # no such flag here; a file system in memory
-        _forget_cached(path)
-        yield from _parts(path, start, stop)
+        yield from _after_forgetting(path, start, stop)
         return
     done = start
     try:
@@ -249,16 +252,21 @@ def read_from_disk(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise os_error(path, error) from error
-        yield from _parts(path, done, stop)  # blocks of another size, or such a file system
+        yield from _after_forgetting(path, done, stop)  # larger blocks, or such a file system
     finally:
         os.close(descriptor)
 
 
-def _forget_cached(path: Path) -> None:
-    with suppress(AttributeError, OSError):
+def _after_forgetting(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield bytes [start, stop) of a file, of which the cache is emptied, as far as it can be."""
+    try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)  # what is not written yet stays in the cache
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            flush(descriptor)
+            with suppress(AttributeError, OSError):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        raise os_error(path, error) from error
+    yield from _parts(path, start, stop)

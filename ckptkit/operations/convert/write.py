@@ -21,6 +21,7 @@ from ckptkit._io.atomic import replacing_directory, replacing_files
 from ckptkit._io.claims import Claim, claiming
 from ckptkit._io.output_paths import refusing
 from ckptkit._io.small_reads import SmallReadCache
+from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.second_look import DiskReading, compare_with_proven, files_below
@@ -59,8 +60,19 @@ def staging(target: Target, claim: Claim) -> Iterator[StagingArea]:
         with refusing(target.path):
             directory.mkdir()
         yield StagingArea(directory, directory / target.path.name, claim)
+    except CkptkitError as error:
+        _call_as_target(error, directory, target.path)
+        raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _call_as_target(error: CkptkitError, directory: Path, target: Path) -> None:
+    """Have an error name DST: nobody knows the temporary names, and they are gone afterwards."""
+    name = error.where.removeprefix(f"{directory}{os.sep}")
+    if name != error.where:
+        rest = name.removeprefix(target.name)
+        error.where = f"{target}{rest}" if rest != name else str(target)
 
 
 def write(plan: Plan, path: Path, executor: Executor | None = None) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import mmap
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ckptkit._io import crc32c
 from ckptkit._io import filling as filling_module
 from ckptkit._io.filling import filling
 from ckptkit.operations.convert import read_behind
-from ckptkit.operations.convert.read_behind import ReadBehind
+from ckptkit.operations.convert.read_behind import FlushError, ReadBehind, flush
 from ckptkit.operations.convert.second_look import DiskReading, _extended
+from support.injecting import why_not
+from support.places import environment
 
 MIB = 1 << 20
 DATA = random.Random(0).randbytes(9 * MIB + 5)
@@ -114,3 +120,58 @@ def test_a_writer_that_fails_ends_the_reading(
         with filling(path, len(DATA)) as out:
             out.write(DATA)
         _ = 1 // 0
+
+
+def test_what_cannot_be_flushed_is_told_and_what_needs_no_flushing_is_not() -> None:
+    reading, writing = os.pipe()
+    flush(reading)  # a pipe lies on no disk
+    os.close(reading)
+    os.close(writing)
+    with pytest.raises(FlushError):
+        flush(reading)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("inject", "code"),
+    [
+        ("fdatasync:error=EIO", 2),  # told once, to whoever flushes first
+        ("fdatasync:error=EOPNOTSUPP", 0),
+        ("fadvise64:error=EINVAL", 0),
+        ("mincore:error=ENOMEM", 0),
+    ],
+)
+def test_a_disk_that_loses_what_is_written_is_not_called_proven(
+    tmp_path: Path, inject: str, code: int
+) -> None:
+    if why_not():
+        pytest.skip(why_not())
+    call = inject.partition(":")[0]
+    np.savez(tmp_path / "in.npz", a=np.arange(10 << 20, dtype=np.float32))
+    done = subprocess.run(
+        [
+            *(
+                "strace",
+                "-f",
+                "-qq",
+                "-o",
+                tmp_path / "calls",
+                "-e",
+                f"trace={call}",
+            ),
+            *("-e", f"inject={inject}", sys.executable, "-m", "ckptkit", "convert"),
+            *("in.npz", "out.safetensors"),
+        ],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "INJECTED" in (tmp_path / "calls").read_text()
+    assert done.returncode == code, done.stderr
+    left = {"in.npz", "calls"}
+    if code:
+        assert done.stderr == "ckptkit: out.safetensors: Input/output error\n"
+    else:
+        left.add("out.safetensors")
+    assert {entry.name for entry in tmp_path.iterdir()} == left
