@@ -73,6 +73,8 @@ def doomed(doomed_cluster: Any) -> Iterator[Any]:
         deadline_s = time.monotonic() + 600
         while len(_pids(client)) < 2:
             assert time.monotonic() < deadline_s, "no worker came in place of the one killed"
+            # Dask itself starts none in place of one that was killed while it began.
+            doomed_cluster.scale(2)
             time.sleep(0.1)
         yield client
 
