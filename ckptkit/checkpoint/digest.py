@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
+from ckptkit.stores.constants import StoreOfConstants
 
 if TYPE_CHECKING:  # `ls` does not need it at its start
     from concurrent.futures import Executor
@@ -24,7 +25,8 @@ def weights_digest(
     The same weights give the same digest in any format and order: per weight and per tensor of a
     table (duplicates and optimizer state left out) one line
     "name dtype shape sha256-of-little-endian-row-major-bytes", the lines sorted and hashed.
-    Strings are hashed as 8-byte little-endian length and bytes each.
+    Strings are hashed as 8-byte little-endian length and bytes each.  Where integers stand for
+    numbers, what they do by (`Quantisation.digest`) follows.
     Reads, and where the format stores checksums verifies, every byte.
 
     executor: where tensors are read; None reads them here.
@@ -37,10 +39,13 @@ def weights_digest(
         if naming.role in DIGESTED and not naming.duplicate_of
     ]
     found = tensor_digests(checkpoint, [spec.key for spec, _ in digested], executor)
+    store = checkpoint.store
+    quantised = store.quantisations() if isinstance(store, StoreOfConstants) else {}
     lines = []
     for (spec, naming), sha256 in zip(digested, found, strict=True):
         shape = ",".join(map(str, spec.shape))
-        lines.append(f"{naming.name} {spec.dtype} [{shape}] {sha256}")
+        by = f" {quantised[spec.key].digest()}" if spec.key in quantised else ""
+        lines.append(f"{naming.name} {spec.dtype} [{shape}] {sha256}{by}")
     return "sha256:" + hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

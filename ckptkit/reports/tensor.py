@@ -93,8 +93,8 @@ def quantisation_text(quantisation: Quantisation) -> str:
     scales, zeros, axis = quantisation
     if len(scales) == 1:
         return f"{scales[0]:.6g} * (value - {zeros[0]})"
-    low, high = int(zeros.min()), int(zeros.max())
-    zero = f"{low}" if low == high else f"{low} to {high}"
+    low, high = f"{zeros.min()}", f"{zeros.max()}"
+    zero = low if low == high else f"{low} to {high}"
     return (
         f"scale * (value - zero point): {len(scales)} scales along axis {axis}, "
         f"{scales.min():.6g} to {scales.max():.6g}, zero point {zero}"

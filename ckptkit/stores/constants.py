@@ -28,8 +28,8 @@ _OUTPUT = re.compile(r":\d+$")
 class Quantisation(NamedTuple):
     """Integers that stand for `scale * (value - zero_point)`.
 
-    scales: float64, 1-D; one for all, or one for every index along `axis`.  zero_points: int64, as
-    many.
+    scales: float64, 1-D; one for all, or one for every index along `axis`.  zero_points: int64, or
+    of a float dtype, as many.
     """
 
     scales: Array
@@ -63,8 +63,21 @@ class Quantisation(NamedTuple):
             inner = int(np.prod(shape[self.axis + 1 :], dtype=np.int64))
             index = np.arange(start, start + len(values)) // inner % shape[self.axis]
             scales, zeros = self.scales[index], self.zero_points[index]
-        numbers: Array = ((values.astype(np.float64) - zeros) * scales).astype(np.float32)
+        with np.errstate(all="ignore"):  # a scale that is infinite gives what it gives there
+            numbers: Array = ((values.astype(np.float64) - zeros) * scales).astype(np.float32)
         return numbers
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the axis, scales and zero points, in hexadecimal.
+
+        Of "AXIS\\n", the scales and the zero points, float64 and little-endian; an axis is told
+        where there are several.
+        """
+        import hashlib
+
+        axis = self.axis if len(self.scales) > 1 else 0
+        parts = [part.astype("<f8").tobytes() for part in self[:2]]
+        return hashlib.sha256(b"".join([b"%d\n" % axis, *parts])).hexdigest()
 
 
 class ConstantUse(NamedTuple):

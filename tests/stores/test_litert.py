@@ -16,7 +16,7 @@ from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
 from ckptkit.stores.litert.reader import open_litert
 from ckptkit.stores.locate import locate
 from support.command_line import ckptkit as run
-from support.flatbuffer_bytes import Constant, Table, litert_model
+from support.flatbuffer_bytes import Constant, Table, flatbuffer, litert_model
 from support.places import ROOT
 
 FOLDERS = sorted(ROOT.glob("fixtures/litert/tf*"), key=lambda p: [*map(int, p.name[2:].split("."))])
@@ -148,8 +148,13 @@ def compressed(segments: list[int], indices: list[int]) -> Table:
             sparsity([0, 1], [], dense(2), compressed([0, 2, 4], [0, 1, 2, 3])),
             [[1, -1, 0, 0], [0, 0, 2, 0]],
         ),
+        (  # three values in two bytes
+            *(INT4, b"\xf1\x02"),
+            sparsity([0, 1], [], dense(2), compressed([0, 2, 3], [0, 1, 2])),
+            [[1, -1, 0, 0], [0, 0, 2, 0]],
+        ),
     ],
-    ids=["rows", "columns", "blocks", "int4"],
+    ids=["rows", "columns", "blocks", "int4", "odd"],
 )
 def test_where_the_values_of_a_sparse_tensor_belong(
     tmp_path: Path, kind: int, data: bytes, where: Table, expected: list[list[int]]
@@ -157,6 +162,10 @@ def test_where_the_values_of_a_sparse_tensor_belong(
     sparse = Constant("w", kind, [2, 4], data, sparsity=where)
     store = open_litert(written(tmp_path / "m", sparse))
     assert store.read("w").astype(int).reshape(2, 4).tolist() == expected
+    flat = [values.astype(int).tolist() for _, values in store.blocks("w", 3)]
+    assert sum(map(len, flat)) == 8 and [n for row in flat for n in row] == [
+        n for row in expected for n in row
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +199,33 @@ def test_a_sparse_tensor_of_immense_size_is_listed_and_not_read(tmp_path: Path) 
     assert store.specs["w"].shape == (1 << 30,)
     with pytest.raises(UnsupportedError, match="1 values among 1,073,741,824 elements"):
         store.read("w")
+
+
+def test_a_sparse_tensor_costs_no_more_than_its_values(tmp_path: Path) -> None:
+    axes = [1] * 240
+    where = sparsity([*range(241)], [], dense(60_000), *map(dense, axes))
+    lies = Constant("w", INT8, [60_000, *axes], b"\1", sparsity=where)
+    with pytest.raises(FormatError, match="places for more values"):
+        open_litert(written(tmp_path / "lies", lies)).read("w")
+
+
+def test_sparse_tensors_that_share_their_values_are_not_read(tmp_path: Path) -> None:
+    where = sparsity([0, 1], [], compressed([0, 1], [5]), dense(1000))
+    shape = ("i", struct.pack("<2i", 1000, 1000))
+    tensors = [
+        {0: shape, 1: ("b", INT8), 2: ("I", 1), 3: ("text", b"w%d" % number), 6: where}
+        for number in range(40)
+    ]
+    for count in (1, 40):
+        buffers: list[Table] = [{}, {0: ("B", bytes(1000))}]
+        path = tmp_path / f"{count}.tflite"
+        path.write_bytes(flatbuffer({2: [{0: tensors[:count]}], 4: buffers}))
+        store = open_litert(path)
+        if count == 1:
+            assert store.read("w0").size == 1_000_000
+        else:
+            with pytest.raises(UnsupportedError, match="40,000,000 elements in"):
+                store.read("w0")
 
 
 def test_names_that_tensors_share(tmp_path: Path) -> None:

@@ -28,7 +28,14 @@ from ckptkit.stores.pytorch.tensors import list_tensors
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.places import ROOT
-from support.pytorch_files import Storage, Tensor, TensorOfBytes, write_archive, write_pytorch
+from support.pytorch_files import (
+    QuantisedTensor,
+    Storage,
+    Tensor,
+    TensorOfBytes,
+    write_archive,
+    write_pytorch,
+)
 
 FOLDERS = sorted(
     ROOT.glob("fixtures/pytorch/torch*"), key=lambda p: [*map(int, p.name[5:].split("."))]
@@ -110,6 +117,102 @@ def test_integers_with_other_scales_differ(tmp_path: Path) -> None:
             archive.writestr(name, old.read(name).replace(was, scale))
     found = run("diff", NEWEST / "quantised.pt", new)
     assert found.code == 1 and "1 changed" in found.out and "2 equal" in found.out
+
+
+def quantised(
+    path: Path, scales: np.ndarray[Any, Any], zeros: np.ndarray[Any, Any], dtype: str = "qint8"
+) -> Path:
+    """Write a file of one tensor of two rows and two columns, with scales for each row."""
+    kept = {"1": scales, "2": zeros}
+    parts = [
+        Tensor(Storage(key, array.size, str(array.dtype)), 0, array.shape, (1,))
+        for key, array in kept.items()
+    ]
+    stored = QuantisedTensor(
+        Storage("0", 2 if dtype == "quint4x2" else 4, dtype),
+        (2, 2),
+        ("per_channel_affine", *parts, 0),
+        (2, 1),
+    )
+    data = {"0": b"\1\2" if dtype == "quint4x2" else b"\1\2\3\4"}
+    return write_archive(
+        path, {"w": stored}, data | {key: array.tobytes() for key, array in kept.items()}
+    )
+
+
+ZEROS = np.zeros(2, np.int64)
+
+
+@pytest.mark.parametrize("dtype", ["qint8", "quint4x2"])
+def test_what_integers_stand_for_is_part_of_a_digest(tmp_path: Path, dtype: str) -> None:
+    one, other, same = (
+        quantised(tmp_path / f"{name}.pt", np.array(scales), ZEROS, dtype)
+        for name, scales in (("one", [0.5, 1]), ("other", [0.5, 2]), ("same", [0.5, 1]))
+    )
+    digests = [ckptkit.open(path).digest("weights") for path in (one, other, same)]
+    assert digests[0] == digests[2] != digests[1]
+    assert run("diff", one, other).code == 1
+    assert run("diff", one, same).code == 0
+
+
+def test_scales_are_compared_with_their_checksum(tmp_path: Path) -> None:
+    scales = np.array([0.5, 1.25])
+    path = quantised(tmp_path / "a.pt", scales, ZEROS)
+    damaged = tmp_path / "b.pt"
+    data = path.read_bytes().replace(scales.tobytes(), np.nextafter(scales, 2).tobytes())
+    damaged.write_bytes(data)
+    assert "CRC-32" in refused("diff", damaged, path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [np.nan, np.inf, 1e300, 0.0, -1.0])
+def test_scales_that_are_no_ordinary_numbers(tmp_path: Path, scale: float) -> None:
+    path = quantised(tmp_path / "a.pt", np.array([scale, 1]), np.array([0.0, np.nan]))
+    assert run("diff", path, path).code == 0
+    shown = run("show", path, "w")
+    assert shown.code == 0 and "zero point nan" in shown.out
+
+
+def test_scales_that_are_no_real_numbers_are_refused(tmp_path: Path) -> None:
+    path = quantised(tmp_path / "a.pt", np.ones(2, np.complex64), ZEROS)
+    assert "a quantisation by values of complex64" in refused("show", path, "w")
+
+
+def test_scales_that_are_far_too_many_are_not_read(tmp_path: Path) -> None:
+    scales = Tensor(Storage("1", 1 << 20, "float64"), 0, (1 << 20, 900), (1, 0))
+    zeros = Tensor(Storage("2", 2, "int64"), 0, (2,), (1,))
+    how = ("per_channel_affine", scales, zeros, 0)
+    stored = QuantisedTensor(Storage("0", 4, "qint8"), (2, 2), how, (2, 1))
+    data = {"0": bytes(4), "1": bytes(8 << 20), "2": bytes(16)}
+    path = write_archive(tmp_path / "a.pt", {"w": stored}, data)
+    assert "expected at most 2 scales, found 943,718,400" in refused("show", path, "w")
+
+
+def test_scales_in_the_same_bytes_over_and_over(tmp_path: Path) -> None:
+    count = 1 << 12
+    value = {}
+    for number in range(50):
+        length = count - number
+        scales = Tensor(Storage("1", count, "int64"), number, (length,), (1,))
+        how = ("per_channel_affine", scales, scales, 0)
+        value[f"w{number}"] = QuantisedTensor(Storage("0", 4, "qint8"), (length, 0), how, (1, 1))
+    data = {"0": bytes(4), "1": bytes(8 * count)}
+    path = write_archive(tmp_path / "a.pt", value, data)
+    assert "the same bytes over and over" in refused("show", path, "w0")
+
+
+def test_attributes_nested_very_deeply_are_left_out(tmp_path: Path) -> None:
+    def text(word: str) -> bytes:
+        return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+    depth = 50_000  # each path to what is so deep would be as long
+    empty = b"".join(text(name) + b"}" for name in ("_parameters", "_buffers", "_modules"))
+    nested = text("deep") + b"]" * depth + b"a" * (depth - 1)
+    path = tmp_path / "module.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        start = b"\x80\x02ctorch.nn.modules.linear\nLinear\n)\x81}("
+        archive.writestr("a/data.pkl", start + empty + nested + b"ub.")
+    assert "values nested more than 200 deep are not listed: deep.0.0" in run("ls", path).out
 
 
 def test_a_set_of_files_with_quantised_tensors(tmp_path: Path) -> None:
@@ -690,7 +793,7 @@ def test_archives_of_torch_that_are_no_tensors_are_named(
 )
 def test_a_quantised_tensor_without_a_scale_is_refused(how: Any) -> None:
     storage = Persistent(("storage", Global("torch", "QInt8Storage"), "0", "cpu", 3))
-    args = (storage, 0, (3,), (1,), how, False, {})
+    args: tuple[Any, ...] = (storage, 0, (3,), (1,), how, False, {})
     call = PickledCall(Global("torch._utils", "_rebuild_qtensor"), args)
     with pytest.raises(FormatError, match="without a scale and a zero point"):
         list_tensors({"w": call}, "a")

@@ -16,6 +16,9 @@ _CLASSES = {
     "float32": "FloatStorage",
     "float64": "DoubleStorage",
     "int64": "LongStorage",
+    "qint8": "QInt8Storage",
+    "quint4x2": "QUInt4x2Storage",
+    "complex64": "ComplexFloatStorage",
     "": "UntypedStorage",
 }
 
@@ -56,6 +59,20 @@ class TensorOfBytes(Tensor):
 def _rebuild_of_bytes() -> None: ...
 
 
+class QuantisedTensor(Tensor):
+    """A call of `torch._utils._rebuild_qtensor`; how: scheme, scale(s), zero point(s)[, axis]."""
+
+    def __init__(self, storage: Storage, size: Any, how: tuple[Any, ...], stride: Any) -> None:
+        arguments = storage, 0, size, stride, (_Global("torch", how[0]), *how[1:])
+        self.arguments = *arguments, False, OrderedDict()
+
+    def __reduce__(self) -> Any:
+        return _rebuild_quantised, self.arguments
+
+
+def _rebuild_quantised() -> None: ...
+
+
 class _Global:
     def __init__(self, module: str, name: str) -> None:
         self.text = f"c{module}\n{name}\n".encode()
@@ -70,6 +87,8 @@ class _Pickler(_PythonPickler):  # type: ignore[misc]
             obj = _Global("torch._utils", "_rebuild_tensor_v2")
         elif obj is _rebuild_of_bytes:
             obj = _Global("torch._utils", "_rebuild_tensor_v3")
+        elif obj is _rebuild_quantised:
+            obj = _Global("torch._utils", "_rebuild_qtensor")
         if isinstance(obj, _Global):
             self.write(obj.text)
             return None

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import itemsize, numpy_dtype
-from ckptkit.errors import FormatError, UnknownTensorError
+from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.constant_roles import role_of_constant
 from ckptkit.stores.constants import ConstantUse, Quantisation
@@ -42,7 +42,7 @@ from ckptkit.stores.litert.operators import (
     constant_uses,
     read_quantisation,
 )
-from ckptkit.stores.litert.sparsity import places_of_values
+from ckptkit.stores.litert.sparsity import MAX_ZEROS, places_of_values
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import count_text
@@ -83,12 +83,15 @@ class LitertPart(NamedTuple):
 
     def is_whole(self, dtype: str) -> bool:
         """Whether elements do not lie one behind the other, and all are read at once."""
-        return self.form in ("strings", "sparse") or (dtype in BITS and self.form == "raw")
+        return self.form == "strings" or (dtype in BITS and self.form == "raw")
 
 
 @dataclass(frozen=True, slots=True)
 class LitertStore:
-    """A LiteRT model; made by `open_litert`."""
+    """A LiteRT model; made by `open_litert`.
+
+    n_sparse: elements of all tensors that are sparse, zeros as well.
+    """
 
     path: Path
     specs: Mapping[str, TensorSpec]
@@ -96,6 +99,7 @@ class LitertStore:
     parts: Mapping[str, LitertPart]
     producer: str | None
     ops: tuple[str, ...]
+    n_sparse: int = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickled(open_litert, self.path, self.files)
@@ -134,7 +138,12 @@ class LitertStore:
         spec, part = self._found(key)
         if not spec.size:
             return
-        if part.is_whole(spec.dtype):
+        if part.form == "sparse":
+            values, places = self._sparse(spec, part)
+            for start in range(0, spec.size, max_elements):
+                stop = min(spec.size, start + max_elements)
+                yield start, _with_zeros(values, places, start, stop)
+        elif part.is_whole(spec.dtype):
             values = self._whole(spec, part)
             for start in range(0, len(values), max_elements):
                 yield start, values[start : start + max_elements]
@@ -145,6 +154,8 @@ class LitertStore:
         """Return elements [start, stop); see `Store.read`."""
         spec, part = self._found(key)
         start, stop, _ = slice(start, stop).indices(spec.size)
+        if part.form == "sparse":
+            return _with_zeros(*self._sparse(spec, part), start, max(start, stop))
         if part.is_whole(spec.dtype):
             return self._whole(spec, part)[start:stop].copy()
         return self._encoded(spec, part).read(start, max(start, stop))
@@ -189,33 +200,54 @@ class LitertStore:
         )
 
     def _whole(self, spec: TensorSpec, part: LitertPart) -> Array:
-        """Return all elements of what does not lie one element after the other."""
-        data = whole_file(self.path).read(part.offset, part.nbytes or spec.nbytes)
+        """Return all elements of what does not lie one after the other."""
+        data = whole_file(self.path).read(part.offset, spec.nbytes)
         if part.form == "strings":
             return _strings(data, spec.size, f"{self.path}: {spec.key}")
+        return _values(data, spec.dtype, spec.size)
+
+    def _sparse(self, spec: TensorSpec, part: LitertPart) -> tuple[Array, Array]:
+        """Return the values of a sparse tensor and the indices of their elements, which rise."""
         import numpy as np
 
-        dtype, count = numpy_dtype(spec.dtype), spec.size
-        if part.form == "sparse":
-            count = _stored_count(spec, part)
-        packed = np.frombuffer(data, np.uint8)
-        if spec.dtype in BITS:
-            packed = unpacked(packed, BITS[spec.dtype], count)
-        elif sys.byteorder == "big" and dtype.itemsize > 1:
-            packed = packed.reshape(-1, dtype.itemsize)[:, ::-1].reshape(-1)
-        values = packed.view(dtype)
-        if part.form == "sparse":
-            file, where = Flatbuffer(self.path, WHAT), f"{self.path}: {spec.key}"
-            places = places_of_values(file, part.sparsity, spec.shape, count, where)
-            whole = np.zeros(spec.size, dtype)
-            whole[places] = values
-            return whole
-        return values
+        file, where = Flatbuffer(self.path, WHAT), f"{self.path}: {spec.key}"
+        if self.n_sparse - spec.size > MAX_ZEROS * file.size:  # which then share their values
+            message = f"sparse tensors of {self.n_sparse:,} elements in {file.size:,} bytes"
+            raise UnsupportedError(message, where=where)
+        counts = _counts(spec.dtype, part.nbytes)
+        places = places_of_values(file, part.sparsity, spec.shape, counts, where)
+        data = whole_file(self.path).read(part.offset, part.nbytes)
+        order = np.argsort(places)
+        return _values(data, spec.dtype, len(places))[order], places[order]
 
 
-def _stored_count(spec: TensorSpec, part: LitertPart) -> int:
-    """Return how many values of a sparse tensor are stored; the last byte may be half full."""
-    return part.nbytes * 8 // BITS.get(spec.dtype, 8 * itemsize(spec.dtype))
+def _values(data: bytes, dtype: str, count: int) -> Array:
+    """Return numbers that lie one after another, several of two and four bits in a byte."""
+    import numpy as np
+
+    wanted, stored = numpy_dtype(dtype), np.frombuffer(data, np.uint8)
+    if dtype in BITS:
+        stored = unpacked(stored, BITS[dtype], count)
+    elif sys.byteorder == "big" and wanted.itemsize > 1:
+        stored = stored.reshape(-1, wanted.itemsize)[:, ::-1].reshape(-1)
+    return stored.view(wanted)
+
+
+def _with_zeros(values: Array, places: Array, start: int, stop: int) -> Array:
+    """Return the elements [start, stop) of a tensor that is zero but at `places`, which rise."""
+    import numpy as np
+
+    first, end = np.searchsorted(places, (start, stop))
+    found = np.zeros(stop - start, values.dtype)
+    found[places[first:end] - start] = values[first:end]
+    return found
+
+
+def _counts(dtype: str, nbytes: int) -> range:
+    """Return how many values so many bytes may be; the last byte may not be full."""
+    bits = BITS.get(dtype, 8 * itemsize(dtype))
+    most = nbytes * 8 // bits
+    return range(most - (8 // bits - 1 if bits < 8 else 0), most + 1)
 
 
 def _strings(data: bytes, size: int, where: str) -> Array:
@@ -283,6 +315,7 @@ class _LitertListing:
             parts=self.parts,
             producer=file.text(model, _DESCRIPTION).rstrip(". ") or None,
             ops=tuple(sorted(customs)),
+            n_sparse=sum(self.specs[k].size for k, p in self.parts.items() if p.form == "sparse"),
         )
 
     def uses(self) -> dict[str, ConstantUse]:

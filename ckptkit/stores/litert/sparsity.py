@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _ORDER, _BLOCKS, _LEVELS = 0, 1, 2  # fields of SparsityParameters
 _FORMAT, _SIZE, _SEGMENTS, _INDICES = 0, 1, 2, 4  # of DimensionMetadata; a union's value is next
 _VECTORS = {1: "i", 2: "H", 3: "B"}  # of the unions: Int32Vector, Uint16Vector, Uint8Vector
-_MAX_ZEROS = 1000  # for each value, so that a small file stands for no immense tensor
+MAX_ZEROS = 1000  # for each value, so that a small file stands for no immense tensor
+_FEW_ELEMENTS = 1 << 16
 
 
 class _Level(NamedTuple):
@@ -38,7 +39,7 @@ class _Level(NamedTuple):
 
 
 def places_of_values(
-    file: Flatbuffer, table: int, shape: tuple[int, ...], count: int, where: str
+    file: Flatbuffer, table: int, shape: tuple[int, ...], counts: range, where: str
 ) -> Array:
     """Return where the values of a sparse tensor belong.
 
@@ -46,7 +47,7 @@ def places_of_values(
         file: the model.
         table: place of the tensor's SparsityParameters.
         shape: of the tensor.
-        count: of its values.
+        counts: how many values there may be; the last byte of small ones may not be full.
         where: the tensor, for messages.
 
     Returns:
@@ -58,8 +59,9 @@ def places_of_values(
     """
     import numpy as np
 
-    if math.prod(shape) > _MAX_ZEROS * (count + 1024):
-        message = f"{count:,} values among {math.prod(shape):,} elements"
+    size, count = math.prod(shape), counts[-1]
+    if size > MAX_ZEROS * count + _FEW_ELEMENTS:
+        message = f"{count:,} values among {size:,} elements"
         raise UnsupportedError(f"a sparse tensor of {message}", where=where)
     order = file.vector(table, _ORDER, "i")
     blocks = file.vector(table, _BLOCKS, "i")
@@ -78,25 +80,30 @@ def places_of_values(
     outer = list(shape)
     for number, axis in enumerate(blocks):
         outer[axis] //= sizes[rank + number]
-    nodes = np.zeros(1, np.int64)
-    at: dict[int, Array] = {}
+    steps = _steps(shape, blocks, [sizes[rank + number] for number in range(len(blocks))])
+    # each of them is a value, or has a segment of its own on a level below
+    most = min(size, max(count, file.size))
+    nodes, found = np.zeros(1, np.int64), np.zeros(1, np.int64)
     for axis, level in zip(order, levels, strict=True):
         width = outer[axis] if axis < rank else level.size
-        parents, nodes, own = _children(level, nodes, width, math.prod(shape), where)
-        at = {known: indices[parents] for known, indices in at.items()}
-        at[axis] = own
-    if len(nodes) != count:
+        parents, nodes, own = _children(level, nodes, width, most, where)
+        found = found[parents] + own * steps[axis]
+    if len(nodes) not in counts:
         raise _broken(where, f"places for {len(nodes):,} values of {count:,}")
-    for number, axis in enumerate(blocks):
-        at[axis] = at[axis] * sizes[rank + number] + at[rank + number]
-    found = np.zeros(count, np.int64)
-    for axis, size in enumerate(shape):
-        found = found * size + at[axis]
-    places = np.empty(count, np.int64)
+    places = np.empty(len(nodes), np.int64)
     places[nodes] = found
-    if len(np.unique(found)) != count:
+    if len(np.unique(found)) != len(nodes):
         raise _broken(where, "two values of one element")
     return places
+
+
+def _steps(shape: tuple[int, ...], blocks: tuple[int, ...], sizes: list[int]) -> list[int]:
+    """Return how many elements lie between two neighbours along each axis, those of blocks last."""
+    whole = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    inner = [whole[axis] for axis in blocks]
+    for axis, size in zip(blocks, sizes, strict=True):
+        whole[axis] *= size
+    return [*whole, *inner]
 
 
 def _children(
@@ -104,8 +111,8 @@ def _children(
 ) -> tuple[Array, Array, Array]:
     """Return (index of its parent, number, index along the axis) of each node of the next level.
 
-    nodes: the numbers of those of this level.  width: of the axis.  most: elements of the tensor,
-    and so nodes that there can be.
+    nodes: the numbers of those of this level.  width: of the axis.  most: nodes that there can be
+    on any level.
     """
     import numpy as np
 
@@ -113,7 +120,7 @@ def _children(
         if level.size != width:
             raise _broken(where, f"an axis of {width} elements as one of {level.size}")
         if len(nodes) * width > most:
-            raise _broken(where, "places for more values than it has elements")
+            raise _broken(where, "places for more values than it has")
         own = np.tile(np.arange(width), len(nodes))
         parents = np.repeat(np.arange(len(nodes)), width)
         return parents, nodes[parents] * width + own, own
@@ -124,8 +131,9 @@ def _children(
     if len(indices) and (indices.min() < 0 or indices.max() >= width):
         raise _broken(where, "an index outside of its axis")
     starts, ends = segments[nodes], segments[nodes + 1]
-    parents = np.repeat(np.arange(len(nodes)), ends - starts)
-    numbers = np.concatenate([np.arange(0), *map(np.arange, starts, ends)])
+    lengths = ends - starts
+    parents = np.repeat(np.arange(len(nodes)), lengths)
+    numbers = np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
     return parents, numbers, indices[numbers]
 
 

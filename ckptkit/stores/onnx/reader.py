@@ -122,24 +122,32 @@ class OnnxStore:
     def quantisations(self) -> dict[str, Quantisation]:
         """Return what the integers of tensors stand for; see `StoreOfConstants`."""
         scaled = OnnxOperators(self.path, self.specs).scaled
-        return {key: self._quantisation(key, how) for key, how in scaled.items()}
+        known: dict[tuple[Any, ...], tuple[Array, Array]] = {}  # what gives scales, they may share
+        return {key: self._quantisation(key, how, known) for key, how in scaled.items()}
 
     def uses(self) -> dict[str, ConstantUse]:
         """Return whose parameter each constant is; see `StoreOfConstants`."""
         return OnnxOperators(self.path, self.specs).uses()
 
-    def _quantisation(self, key: str, how: Scaled) -> Quantisation:
+    def _quantisation(
+        self, key: str, how: Scaled, known: dict[tuple[Any, ...], tuple[Array, Array]]
+    ) -> Quantisation:
         """Return the scales of a tensor and its zero points, read from those that give them."""
         import numpy as np
 
         rank = len(self.specs[key].shape)
         axis = how.axis + rank if how.axis < 0 else how.axis
-        scales: Array = np.ones(1)
-        for name in how.scales:
-            scales = scales * self.read(name).astype(np.float64)
-        zeros: Array = np.zeros(scales.shape, np.int64)
-        if how.zero_points in self.specs:
-            zeros = zeros + self.read(how.zero_points).astype(np.int64)
+        shared = (how.scales, how.zero_points)
+        if shared not in known:
+            scales: Array = np.ones(1)
+            for name in how.scales:
+                with np.errstate(all="ignore"):
+                    scales = scales * self.read(name).astype(np.float64)
+            zeros: Array = np.zeros(scales.shape, np.int64)
+            if how.zero_points in self.specs:
+                zeros = zeros + self.read(how.zero_points).astype(np.int64)
+            known[shared] = scales, zeros
+        scales, zeros = known[shared]
         return checked(Quantisation(scales, zeros, axis), self.specs[key], str(self.path))
 
     def _found(self, key: str) -> tuple[TensorSpec, OnnxPart]:

@@ -53,6 +53,7 @@ _BROKEN = 1 << 26  # bytes of a file of before 1.6 that are looked at where it i
 MAX_PICKLE = 1 << 30  # bytes; a million tensors take 200 MB
 _BITS = re.compile(r"[a-z]+(?P<bits>[1-9]\d{0,2})(_[a-z0-9]+?)?(_?x(?P<count>[1-9]))?")
 _PACKED = {"quint4x2": 2, "quint2x4": 4}  # elements in a byte; of other dtypes one is whole bytes
+_MAX_OVERLAP = 4  # times the bytes of a file that its scales may be, all together
 _MAX_REPEATS = 1000  # of a storage's elements by strides of zero, as `expand` makes them
 
 
@@ -144,13 +145,8 @@ class PytorchStore:
                 values = elements[start : min(spec.size, start + max_elements)]
                 yield start * (1 if spec.dtype in DTYPES else part.width), _as_meant(values, part)
             return
-        source = None
-        if spec.nbytes == part.member.nbytes and self.is_zip:
-            source = SequentialMember(self.path, part.member, 0)
-        for start, values in self._encoded(spec, part, source).blocks(max_elements):
+        for start, values in self._compared(spec, part, max_elements):
             yield start, _as_meant(values, part)
-        if source is not None:
-            source.finish()
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
         """Return elements [start, stop); see `Store.read`."""
@@ -195,6 +191,20 @@ class PytorchStore:
             f"{self.path}:{spec.key}",
         )
 
+    def _compared(
+        self, spec: TensorSpec, part: PytorchPart, max_elements: int
+    ) -> Iterator[tuple[int, Array]]:
+        """Yield (start, values) of a contiguous tensor as they are stored.
+
+        Raises ChecksumError at the end, where it is all of its storage and its CRC-32 is another.
+        """
+        source = None
+        if spec.nbytes == part.member.nbytes and self.is_zip:
+            source = SequentialMember(self.path, part.member, 0)
+        yield from self._encoded(spec, part, source).blocks(max_elements)
+        if source is not None:
+            source.finish()
+
     def _strided(self, spec: TensorSpec, part: PytorchPart) -> Array:
         """Return a tensor over the bytes between its first and its last element, all read.
 
@@ -238,31 +248,57 @@ class QuantisedPytorchStore(PytorchStore):
         import numpy as np
 
         found: dict[str, Quantisation] = {}
+        known: dict[StridedTensor, Array] = {}
+        left = _MAX_OVERLAP * file_size(self.path) + 4096
         for key, (scale, zero, axis) in self.quantised.items():
             if kind(self.specs[key].dtype) not in ("int", "uint"):
                 continue
-            scales = self._numbers(key, scale).astype(np.float64)
-            if not isinstance(scale, StridedTensor):  # torch multiplies by a float32 then
-                scales = scales.astype(np.float32).astype(np.float64)
-            quantisation = Quantisation(scales, self._numbers(key, zero), axis)
-            found[key] = checked(quantisation, self.specs[key], str(self.path))
+            for value in (scale, zero):
+                if isinstance(value, StridedTensor) and value not in known:
+                    known[value] = self._numbers(key, value)
+                    left -= known[value].nbytes
+                    if left < 0:
+                        raise FormatError(
+                            f"{self.path}:{key}", "scales that are the same bytes over and over"
+                        )
+            zeros = known[zero] if isinstance(zero, StridedTensor) else np.array([zero])
+            if isinstance(scale, StridedTensor):
+                scales = known[scale].astype(np.float64, copy=False)
+            else:  # torch multiplies by a float32 then
+                with np.errstate(over="ignore"):
+                    scales = np.array([scale]).astype(np.float32).astype(np.float64)
+            found[key] = checked(Quantisation(scales, zeros, axis), self.specs[key], str(self.path))
         return found
 
     def uses(self) -> dict[str, ConstantUse]:
         """Return nothing: the names are those of a model; see `StoreOfConstants`."""
         return {}
 
-    def _numbers(self, key: str, value: float | StridedTensor) -> Array:
-        """Return a scale or zero point, or one for each channel, 1-D."""
+    def _numbers(self, key: str, value: StridedTensor) -> Array:
+        """Return the scales or zero points of a tensor, 1-D.
+
+        Raises:
+            FormatError: they are no numbers, or more than any axis is long.
+            ChecksumError: they are damaged.
+        """
         import numpy as np
 
-        if not isinstance(value, StridedTensor):
-            return np.array([value])
         member = self.members.get(value.storage.key)
         spec, part = _checked(self.path, key, value, member)
-        if part.is_contiguous:
-            return self._encoded(spec, part, None).read(0, spec.size)
-        return _as_meant(self._strided(spec, part).flat[:], part)
+        if kind(spec.dtype) not in ("float", "int", "uint"):
+            raise FormatError(f"{self.path}:{key}", f"a quantisation by values of {spec.dtype}")
+        most = max(1, *self.specs[key].shape)
+        if spec.size > most:  # before they are read
+            raise FormatError(
+                f"{self.path}:{key}",
+                "a quantisation that does not fit the tensor",
+                expected=f"at most {most:,} scales",
+                found=f"{spec.size:,}",
+            )
+        if spec.size and not part.is_contiguous:
+            return _as_meant(self._strided(spec, part).flat[:], part)
+        blocks = list(self._compared(spec, part, max(1, spec.size)))
+        return _as_meant(blocks[0][1], part) if blocks else np.zeros(0)
 
 
 def _as_meant(values: Array, part: PytorchPart) -> Array:

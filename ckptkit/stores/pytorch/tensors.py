@@ -13,10 +13,11 @@ Names are paths through dicts, lists and modules, joined by dots: `state_dict()`
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ckptkit.dtypes import itemsize
+from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError
 from ckptkit.stores.pytorch.numpy_arrays import Encoded, PickledArray, is_of_numpy, pickled_array
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall
@@ -226,9 +227,22 @@ class _Walk:
             if quantised is not None:
                 self.quantised[name] = quantised
                 self.notes.append(f"{name} is quantised: {_how(quantised)}")
+                if kind(tensor.dtype) == "opaque":  # whose numbers are not read, and so compared
+                    self._add_quantisation(quantised, path)
         elif array is not None:
             self.arrays[name] = array
         return name
+
+    def _add_quantisation(self, quantised: QuantisedBy, path: tuple[str, ...]) -> None:
+        """Add the scale and the zero point of a tensor as tensors of their own."""
+        for part, value in (("scale", quantised.scale), ("zero_point", quantised.zero_point)):
+            name = self._new_name((*path, part))
+            if isinstance(value, StridedTensor):
+                self.tensors[name] = value
+                continue
+            dtype, code = ("float64", "<d") if isinstance(value, float) else ("int64", "<q")
+            data = struct.pack(code, value)
+            self.arrays[name] = PickledArray(dtype, (1,), data, "little", False)
 
     def _add_shape(self, call: PickledCall, path: tuple[str, ...]) -> None:
         """Add the shape of a sparse tensor, which its other parts do not tell."""
@@ -269,6 +283,9 @@ class _Walk:
             if isinstance(value, (Global, Persistent)):
                 continue
             seen.add(id(value))
+            if len(path) > _MAX_DEPTH:
+                self._leave_out(f"values nested more than {_MAX_DEPTH} deep", path[:3])
+                continue
             if isinstance(value, PickledCall):
                 name = self._add(value, path)
                 if name is not None:
@@ -391,7 +408,7 @@ class _Walk:
                 return QuantisedBy(scale, zero, 0)
             if axis and isinstance(scale, PickledCall) and isinstance(zero, PickledCall):
                 scales, zeros = self._tensor(scale, path), self._tensor(zero, path)
-                if scales is not None and zeros is not None and type(axis[0]) is int:
+                if scales and zeros and not scales[1] and not zeros[1] and type(axis[0]) is int:
                     return QuantisedBy(scales[0], zeros[0], axis[0])
         where = ".".join((f"{self.where}: {path[0]}", *path[1:])) if path else self.where
         raise FormatError(where, "a quantised tensor without a scale and a zero point")

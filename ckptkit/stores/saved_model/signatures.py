@@ -25,7 +25,9 @@ from ckptkit.wording import say
 SERVE = "serve"  # tag_constants.SERVING
 _UNSURE_OF_SHAPES = re.compile(r"(0|1\.0)\.")  # versions of TensorFlow
 _FEW_VALUES = 8
+_LONG_TEXT = 400  # characters
 _MOST_VALUES = 1 << 20
+_FEW_REPEATED = 1 << 10
 _Shape = tuple[int | None, ...] | None
 
 
@@ -155,17 +157,23 @@ def _values_text(tensor: Any) -> str:
 
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     dtype, size = dtype_of_enum(tensor.dtype), math.prod(shape)
-    is_plain = 0 <= size <= _MOST_VALUES and all(axis >= 0 for axis in shape)
+    # one that is written for very many others costs what they all would
+    most = min(_MOST_VALUES, _FEW_REPEATED + tensor.ByteSize())
+    is_plain = 0 <= size <= most and all(axis >= 0 for axis in shape)
     values = None
     if is_plain:
         values = text_of(tensor, size) if dtype == "string" else numbers_of(tensor, dtype, size)
     if values is None:  # too many, or not to be read
         data = tensor.SerializeToString(deterministic=True)
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
-    plain = [_plain(value) for value in values]
-    text = json.dumps(plain if shape else plain[0])
-    if size > _FEW_VALUES:
-        text = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    if size > _FEW_VALUES and dtype != "string":
+        stored = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+        text = f"sha256:{hashlib.sha256(stored).hexdigest()}"
+    else:
+        plain = [_plain(value) for value in values]
+        text = json.dumps(plain if shape else plain[0])
+        if size > _FEW_VALUES or len(text) > _LONG_TEXT:
+            text = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
     return f"{text} as [{','.join(map(str, shape))}]" if len(shape) > 1 else text
 
 
