@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -34,7 +35,8 @@ class WorkerProcesses(Executor):
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **keywords: Any) -> Future[R]:
         """Hand a task over; raises BrokenProcessPool where a process ended since."""
-        return self._pool.submit(fn, *args, **keywords)
+        with _interrupts_held():
+            return self._pool.submit(fn, *args, **keywords)
 
     def renewed(self) -> bool:
         """Make the pool anew; return whether that was done, which it is once."""
@@ -57,6 +59,19 @@ class WorkerProcesses(Executor):
         for process in _processes_of(self._pool):
             process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back; processes that are started meanwhile hold it back until they are prepared.
+
+    A terminal sends it to all of them, and one that is still importing would print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _processes_of(pool: ProcessPoolExecutor) -> list[BaseProcess]:
@@ -121,6 +136,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 def prepare() -> None:
     """Make the process that this is called in a worker: it ends with the one that made it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held until here
     parent = multiprocessing.parent_process()
     if parent is None:
         return

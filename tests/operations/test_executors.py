@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ckptkit._io.worker_processes import WorkerProcesses, end_with_a_killed_one
+from ckptkit._io.worker_processes import WorkerProcesses, _processes_of, end_with_a_killed_one
 from ckptkit.errors import WorkerLostError
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
@@ -53,6 +53,17 @@ def test_the_command_line_makes_its_own_processes(files: Path) -> None:
     assert done.out == ckptkit("verify", files / "damaged").out
     digest = ckptkit("ls", "--digest", files / "m.keras", *options)
     assert (digest.code, digest.out) == (0, ckptkit("ls", "--digest", files / "m.keras").out)
+
+
+def test_an_interrupt_while_processes_begin_is_left_to_the_command() -> None:
+    """A terminal sends Ctrl-C to all of them, also to those that are still importing."""
+    with WorkerProcesses(1) as executor:
+        blocked = executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, [])
+        for process in _processes_of(executor._pool):
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGINT)
+        assert signal.SIGINT not in blocked.result()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.parametrize("where", ["dask", "dask://host", "dask://:1", "ray", "thread"])
