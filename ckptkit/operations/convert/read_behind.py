@@ -14,10 +14,10 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ _AT_ONCE = 1 << 20  # bytes
 # filling cannot be let go.  2 MiB are the largest (of a page table's second level on x86).
 _GROUP = 1 << 21
 _MOST_FILES = 64  # that are held open
+
+Extended = Callable[[int, npt.NDArray[np.uint8]], int]
+"""Returns the CRC-32C of bytes, from that of all but the last and these."""
 
 
 class FlushError(OSError):
@@ -50,33 +53,21 @@ def flush(descriptor: int) -> None:
             raise FlushError(error.errno, error.strerror) from error
 
 
-class FileId(NamedTuple):
-    """What a file is, whatever its name; that of one that is held open is no other's."""
-
-    device: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> FileId:
-        """Return that of the file of a status."""
-        return cls(status.st_dev, status.st_ino)
-
-
 class _Follower:
     """An open file that is written elsewhere: `done` bytes of it were read, `crc` is of these."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.file = FileId.of(os.fstat(self._descriptor))
+        self.status = os.fstat(self._descriptor)  # while it is open, no other file is of that inode
         self.done = self.crc = 0
 
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def parts(self, stop: int) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield what was written before byte `stop` and not read yet; none if it is not dropped.
+    def read_on(self, stop: int, extended: Extended, is_over: Callable[[], bool]) -> None:
+        """Read what was written before byte `stop` and not read yet; nothing if it is not dropped.
 
-        An array lasts until the next step.  Raises OSError; FlushError as `flush`.
+        Raises OSError; FlushError as `flush`.
         """
         stop -= stop % _GROUP
         if stop <= self.done or _mincore() is None:
@@ -87,13 +78,13 @@ class _Follower:
             return
         os.posix_fadvise(self._descriptor, self.done, stop - self.done, os.POSIX_FADV_WILLNEED)
         buffer = np.frombuffer(mmap.mmap(-1, _AT_ONCE), np.uint8)
-        while self.done < stop:
-            room = buffer[: min(_AT_ONCE, stop - self.done)]
+        while self.done < stop and not is_over():
+            room = buffer[: stop - self.done]
             count = os.preadv(self._descriptor, [room.data], self.done)
             if not count:  # it was cut: whoever reads the rest finds out
                 return
             bytes_read(count)
-            yield room[:count]
+            self.crc = extended(self.crc, room[:count])
             self.done += count
 
     def _is_dropped(self, start: int, stop: int) -> bool:
@@ -113,7 +104,7 @@ class _Follower:
 class ReadBehind:
     """Reads files while they are written, as far as it is told of that; one thread at a time."""
 
-    def __init__(self, extended: Callable[[int, npt.NDArray[np.uint8]], int]) -> None:
+    def __init__(self, extended: Extended) -> None:
         self._extended = extended
         self._by_path: dict[Path, _Follower] = {}
 
@@ -128,11 +119,7 @@ class ReadBehind:
                 if len(self._by_path) == _MOST_FILES:
                     return
                 follower = self._by_path[path] = _Follower(path)
-            for part in follower.parts(stop):
-                follower.crc = self._extended(follower.crc, part)
-                if is_over():
-                    follower.done += len(part)  # as the generator would, were it asked again
-                    return
+            follower.read_on(stop, self._extended, is_over)
         except FlushError:
             raise
         except (OSError, ValueError):  # a file system that cannot do this
@@ -141,7 +128,7 @@ class ReadBehind:
     def found(self, status: os.stat_result) -> tuple[int, int]:
         """Return how many bytes of a file were read from the disk, and the CRC-32C of these."""
         for follower in self._by_path.values():
-            if follower.file == FileId.of(status) and follower.done <= status.st_size:
+            if os.path.samestat(follower.status, status) and follower.done <= status.st_size:
                 return follower.done, follower.crc
         return 0, 0
 

@@ -8,6 +8,9 @@ begins while there is still more to write (`read_behind`).
 What is proven lies beside DST, and gets its name by renaming.  Another program, which knows nothing
 of claims, may write there at the same time; so whoever says "proven" has read what lies there, as
 any program would, and found what the disk held when it was proven.
+
+The proof itself reads through the cache.  That it saw what the disk holds follows from this last
+look, through the cache as well; not where a page left the cache in between.
 """
 
 from __future__ import annotations
