@@ -178,7 +178,7 @@ def plan_shards(
 def _even_shards(sizes: Sequence[int], count: int) -> list[int]:
     if count > len(sizes):
         tensors = count_text(len(sizes), "tensor")
-        raise UsageError(say(f"‹shards› {count}: there are {tensors} to write"))
+        raise UsageError(say(f"‹shards› {count}: more than the {tensors} to write"))
     shards: list[int] = []
     left = sum(sizes)
     shard = filled = 0

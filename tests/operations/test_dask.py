@@ -23,7 +23,14 @@ from ckptkit._io import dask_cluster, engines
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, WorkerLostError
 from support.command_line import ckptkit
-from support.executor_work import WORK, reports, write_files, write_large_run
+from support.executor_work import (
+    WORK,
+    answers,
+    fixtures_by_format,
+    reports,
+    write_files,
+    write_large_run,
+)
 from support.in_workers import killed_at
 from support.places import DOCS, environment
 from support.weights import write_bundle
@@ -104,6 +111,14 @@ def test_reports_and_outputs_are_the_same(files: Path, client: Any, tmp_path: Pa
     expected = reports(files, None, tmp_path / "none")
     with client.get_executor() as executor:  # which takes equal calls for one, if let
         assert reports(files, executor, tmp_path / "dask") == expected
+
+
+def test_answers_about_every_format_are_the_same(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "written").mkdir()
+    with client.get_executor() as executor:
+        for name, files in fixtures_by_format(tmp_path / "written").items():
+            expected = answers(files[0], files[-1], None, tmp_path / f"{name} none")
+            assert answers(files[0], files[-1], executor, tmp_path / f"{name} dask") == expected
 
 
 def test_a_file_that_changed_between_two_calls_is_read_again(client: Any, tmp_path: Path) -> None:

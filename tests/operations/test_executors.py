@@ -17,11 +17,19 @@ import pytest
 
 from ckptkit._io.worker_processes import WorkerProcesses, _processes_of, end_with_a_killed_one
 from ckptkit.errors import WorkerLostError
+from ckptkit.stores.registry import FORMATS
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite, plan_shards
 from support.command_line import ckptkit
-from support.executor_work import WORK, reports, write_files, write_large_run
+from support.executor_work import (
+    WORK,
+    answers,
+    fixtures_by_format,
+    reports,
+    write_files,
+    write_large_run,
+)
 from support.in_workers import KillingBlocks
 
 
@@ -44,6 +52,23 @@ def test_reports_and_outputs_are_the_same(
     with ThreadPoolExecutor(3) as threads:
         assert reports(files, threads, tmp_path / "threads") == expected
     assert reports(files, processes, tmp_path / "processes") == expected
+
+
+def test_answers_about_every_format_are_the_same(
+    processes: WorkerProcesses, tmp_path: Path
+) -> None:
+    """Reports and refusals alike, over the smallest real files of each format."""
+    (tmp_path / "written").mkdir()
+    found = fixtures_by_format(tmp_path / "written")
+    # of which formats no fixture has a file
+    assert set(FORMATS.built_in) - set(found) <= {"frozen-graph", "pytorch-index", "weights.json"}
+    with ThreadPoolExecutor(3) as threads:
+        for name, files in found.items():
+            expected = answers(files[0], files[-1], None, tmp_path / f"{name} none")
+            assert expected["ls"]["tensors"] and expected["verify"]["exit_code"] == 0
+            assert answers(files[0], files[-1], threads, tmp_path / f"{name} threads") == expected
+            there = answers(files[0], files[-1], processes, tmp_path / f"{name} processes")
+            assert there == expected
 
 
 def test_the_command_line_makes_its_own_processes(files: Path) -> None:
@@ -162,7 +187,7 @@ def test_files_of_about_one_size() -> None:
     ("options", "said"),
     [
         (("--shards", 2, "--shard-size", "1MB"), "--shard-size and --shards exclude each other"),
-        (("--shards", 99), "--shards 99: there are 15 tensors to write"),
+        (("--shards", 99), "--shards 99: more than the 15 tensors to write"),
         (("--shards", 0), "0 is not in the range x>=1"),
     ],
 )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ckptkit
+from ckptkit.errors import CkptkitError
+from ckptkit.stores.locate import locate
+from support.goldens import golden, goldens
 from support.keras_files import write_keras
+from support.places import ROOT
 from support.weights import Array, write_bundle
 
 STEPS = 3
@@ -75,6 +81,71 @@ CONVERSIONS: Mapping[str, Mapping[str, Any]] = {
     "even": {"to": "tensor-bundle", "shards": 3},
     "even.safetensors": {"shards": 4},
 }
+
+
+def fixtures_by_format(directory: Path) -> dict[str, list[Path]]:
+    """Return the smallest files of each format, two of each where there are as many.
+
+    All fixtures are looked at; what only ckptkit writes is written into an empty `directory`.
+    """
+    paths = [each.path for each in goldens()]
+    for version in ROOT.glob("fixtures/*/*/"):
+        if version.parent.name != "golden":
+            paths += version.iterdir()
+    for shards in (1, 2):
+        weights = directory / f"{shards}.safetensors"
+        ckptkit.convert(golden("tf2.21.0/adam/ckpt").path, weights, shards=shards)
+    found: dict[str, list[Path]] = {}
+    for path in sorted([*paths, *directory.iterdir()], key=_nbytes):
+        try:
+            found.setdefault(locate(path).format, []).append(path)
+        except CkptkitError:  # what is beside them
+            continue
+    return {name: files[:2] for name, files in found.items()}
+
+
+def _nbytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.name}*")
+    return sum(file.stat().st_size for file in files)
+
+
+POLICY = """
+[model]
+max-parameters = 100
+nonfinite = false
+[verify]
+[baseline]
+config = "same"
+"""
+
+
+def answers(old: Path, new: Path, executor: Executor | None, out: Path) -> Mapping[str, Any]:
+    """Return what every operation says of two files, as a report or a refusal; `out`: a new
+    directory."""
+    out.mkdir()
+    policy = out / "policy.toml"
+    policy.write_text(POLICY, encoding="utf-8")
+    work: dict[str, Callable[[], Any]] = {
+        "ls": lambda: ckptkit.ls(old, digest=True, stats=True, executor=executor),
+        "verify": lambda: ckptkit.verify(old, values=True, executor=executor),
+        "diff": lambda: ckptkit.diff(old, new, executor=executor),
+        "history": lambda: ckptkit.history(old, new, executor=executor),
+        "gate": lambda: ckptkit.gate(old, policy, baseline=new, executor=executor),
+    }
+    for name, to in (("w.safetensors", "safetensors"), ("c", "tensor-bundle")):
+        work[f"convert to {to}"] = partial(
+            ckptkit.convert, old, out / name, to=to, shards=2, digests=True, executor=executor
+        )
+    return {name: _answer(function, out) for name, function in work.items()}
+
+
+def _answer(function: Callable[[], Any], out: Path) -> Any:
+    try:
+        report = function().to_json()
+    except CkptkitError as error:
+        report = {"refusal": str(error)}
+    report.pop("versions", None)  # of what was imported by then
+    return json.loads(json.dumps(report).replace(str(out), "OUT"))
 
 
 def write_large_run(directory: Path) -> Path:
