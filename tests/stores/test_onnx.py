@@ -167,6 +167,50 @@ def test_a_dtype_of_tomorrow_is_listed(tmp_path: Path) -> None:
         store.read("w")
 
 
+def sparse_model(path: Path, indices: bytes | None, dims: list[int], values: int = 2) -> Path:
+    """Write a model of one sparse tensor, without values where they are to be 0."""
+    parts = [] if indices is None else [field(2, indices)]
+    if values:
+        raw = struct.pack(f"<{values}f", *range(values))
+        parts.append(field(1, onnx_tensor("s", 1, [values], raw)))
+    sizes = b"".join(number(3, size % (1 << 64)) for size in dims)
+    graph = field(2, b"g") + field(15, b"".join(parts) + sizes)
+    path.write_bytes(number(1, 8) + field(7, graph) + field(8, number(2, 21)))
+    return path
+
+
+def places_of(*places: int, dims: tuple[int, ...] = (2,), data_type: int = 7) -> bytes:
+    return onnx_tensor("i", data_type, dims, struct.pack(f"<{len(places)}q", *places))
+
+
+@pytest.mark.parametrize(
+    ("indices", "dims", "values", "said"),
+    [
+        (places_of(1, 6), [2, 3], 2, "index 1 of a sparse tensor: expected 0 to 5, found 6"),
+        (places_of(-1, 5), [2, 3], 2, "index 0 of a sparse tensor: expected 0 to 5, found -1"),
+        (places_of(1, 2, 2, 1, dims=(2, 2)), [2, 3], 2, "index 2 .*expected 0 to 1, found 2"),
+        (places_of(1, 5), [2, -3], 2, "a sparse tensor of the shape"),
+        (places_of(1, 5), [], 2, "a sparse tensor of the shape"),
+        (places_of(1, 5), [2, 3], 0, "without values in a row"),
+        (places_of(1, 5), [2, 3], 3, r"expected \[3\] or \[3, 2\], found \[2\]"),
+        (places_of(1, 5, data_type=11), [2, 3], 2, "that are not int64"),
+        (None, [2, 3], 2, "the shape of its indices: .* found none"),
+    ],
+)
+def test_sparse_tensors_that_lie(
+    tmp_path: Path, indices: bytes | None, dims: list[int], values: int, said: str
+) -> None:
+    path = sparse_model(tmp_path / "m.onnx", indices, dims, values)
+    with pytest.raises(FormatError, match=said):
+        list(open_onnx(path).blocks("s.indices"))
+    assert run("verify", path).code in (1, 2)
+
+
+def test_sparse_tensors_with_indices_of_either_form(tmp_path: Path) -> None:
+    for places in (places_of(1, 5), places_of(0, 2, 1, 1, dims=(2, 2))):
+        assert run("verify", sparse_model(tmp_path / "m.onnx", places, [2, 3])).code == 0
+
+
 def test_names_that_two_tensors_share(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     two = [onnx_tensor("w", 1, [], raw=struct.pack("<f", n)) for n in (1, 2)]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 _REF = 0x80
 _MAX_DEPTH = 60
+_MAX_VALUES = 100_000  # in one function, before it is taken as bytes
 _TEXTS = "tuaAzZ"
 _LISTS = {"(": "(", ")": "(", "[": "[", "<": "<", ">": ">"}
 _FIXED = {"i": 4, "I": 8, "g": 8, "y": 16}
@@ -72,7 +73,7 @@ class _MarshalledCode:
 
     def __init__(self, data: bytes, layout: _CodeLayout) -> None:
         self.data, self.layout = data, layout
-        self.at = 0
+        self.at = self.count = 0
         self.known: list[bytes | None] = []
 
     def whole(self) -> bytes:
@@ -94,8 +95,9 @@ class _MarshalledCode:
         return int(struct.unpack("<i", self._take(4))[0])
 
     def _value(self, depth: int) -> bytes:
-        if depth > _MAX_DEPTH:
-            raise ValueError("nested too deeply")
+        self.count += 1
+        if depth > _MAX_DEPTH or self.count > _MAX_VALUES:
+            raise ValueError("nested too deeply, or endless")
         head = self._take(1)[0]
         kind = chr(head & ~_REF)
         if kind in "rR":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit.errors import FormatError
+from ckptkit.stores.onnx.sparse import check_parts
 from ckptkit.stores.proto.fields import BYTES, FIXED32, VARINT, Field, FileMessage
 from ckptkit.text import count_text
 
@@ -47,7 +48,7 @@ class OnnxContents:
 
     tensors: by name.  ops: (domain, op), each once.  functions: (domain, name) that the model
     brings with it.  opsets: (domain, version).  of_sparse: the tensors that are the parts of a
-    sparse one.
+    sparse one; of its indices the shape of the whole, of others ().
     """
 
     tensors: dict[str, OnnxTensor] = field(default_factory=dict)
@@ -56,7 +57,7 @@ class OnnxContents:
     opsets: list[tuple[str, int]] = field(default_factory=list)
     producer: str = ""
     notes: list[str] = field(default_factory=list)
-    of_sparse: set[str] = field(default_factory=set)
+    of_sparse: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_graph(path: Path) -> OnnxContents:
@@ -216,15 +217,25 @@ class _ModelWalk:
             else:
                 parts[item.number] = self._once(parts.get(item.number), item, "part of a tensor")
         found: dict[str, OnnxTensor] = {}
-        for number, part in ((1, "values"), (2, "indices")):
+        for number, part in enumerate(_PARTS, 1):
             if number in parts:
                 own, found[part] = self._tensor(parts[number])
                 name = name or own or "sparse"
         lists = {_LIST[INT64]: dims}
-        rank = _length(self.file, dims, INT64)
-        found["shape"] = OnnxTensor(INT64, (rank,), None, lists, None)
-        keys = [self._add(f"{name}.{part}", scope, tensor) for part, tensor in found.items()]
-        self.found.of_sparse.update(keys)
+        shape = tuple(
+            size
+            for item in dims
+            for size in ([item.value] if item.wire == VARINT else varints(self.file.content(item)))
+        )
+        values, indices = (found[part].dims if part in found else None for part in _PARTS)
+        where = f"{self.file.path}: {name or 'sparse'}"
+        check_parts(values, indices, shape, where)
+        if indices is not None and found["indices"].data_type != INT64:
+            raise FormatError(where, "indices of a sparse tensor that are not int64")
+        found["shape"] = OnnxTensor(INT64, (len(shape),), None, lists, None)
+        for part, tensor in found.items():
+            key = self._add(f"{name}.{part}", scope, tensor)
+            self.found.of_sparse[key] = shape if part == "indices" else ()
         self.found.notes.append(
             f"{name} is a sparse tensor: its values, indices and shape are listed"
         )
@@ -318,6 +329,7 @@ _ATTRIBUTE = {
     22: BYTES,
 }
 _SPARSE = {1: BYTES, 2: BYTES, 3: None}  # values, indices, dims
+_PARTS = ("values", "indices")
 # The typed lists of a TensorProto: float, int32, string, int64, double, uint64.
 _ELEMENT = {4: FIXED32, 5: VARINT, 6: BYTES, 7: VARINT, 10: 1, 11: VARINT}
 _LIST = {FLOAT: 4, INT64: 7, STRING: 6}

@@ -7,7 +7,7 @@ number: it is a protobuf message that begins with the version of its form and ha
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encodin
 from ckptkit.stores.containers.packed_bits import BITS, unpacked
 from ckptkit.stores.onnx.graph import WHAT, external_locations, read_graph
 from ckptkit.stores.onnx.operators import OnnxOperators, Scaled
+from ckptkit.stores.onnx.sparse import check_indices
 from ckptkit.stores.onnx.values import (
     OnnxPart,
     check_end,
@@ -50,7 +51,8 @@ _NUMBERS = frozenset({1, 5})  # and numbers
 class OnnxStore:
     """An ONNX model; made by `open_onnx`.
 
-    of_sparse: the parts of sparse tensors, which are weights however few they are.
+    of_sparse: the parts of sparse tensors, which are weights however few they are; of indices the
+    shape of the whole, of others ().
     """
 
     path: Path
@@ -61,7 +63,7 @@ class OnnxStore:
     missing_shards: tuple[Path, ...]
     producer: str | None
     ops: tuple[str, ...]
-    of_sparse: frozenset[str]
+    of_sparse: Mapping[str, tuple[int, ...]]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickled(open_onnx, self.path, self.files)
@@ -98,12 +100,18 @@ class OnnxStore:
         spec, part = self._found(key)
         if not spec.size:
             return
+        blocks: Iterable[tuple[int, Array]]
         if part.form == "list" or spec.dtype in BITS:
-            values = self._whole(spec, part)
-            for start in range(0, len(values), max_elements):
-                yield start, values[start : start + max_elements]
+            whole = self._whole(spec, part)
+            starts = range(0, len(whole), max_elements)
+            blocks = ((start, whole[start : start + max_elements]) for start in starts)
         else:
-            yield from self._encoded(spec, part).blocks(max_elements)
+            blocks = self._encoded(spec, part).blocks(max_elements)
+        for start, values in blocks:
+            if self.of_sparse.get(key):
+                where = f"{self.path}: {key}"
+                check_indices(start, values, spec.shape, self.of_sparse[key], where)
+            yield start, values
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
         """Return elements [start, stop); see `Store.read`."""
@@ -209,7 +217,7 @@ def open_onnx(path: Path) -> OnnxStore:
         missing_shards=tuple(file for file in beside if not file.is_file()),
         producer=graph.producer or None,
         ops=tuple(ops),
-        of_sparse=frozenset(graph.of_sparse),
+        of_sparse=graph.of_sparse,
     )
 
 
