@@ -225,7 +225,7 @@ def read_from_disk(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np
 
     Args:
         path: of a file that has been written.
-        start: the first byte, at a block of the disk.
+        start: the first byte; at a block of the disk, if it is to be read past the cache.
         stop: the byte after the last.
 
     Yields:

@@ -17,7 +17,7 @@ from ckptkit._io import filling as filling_module
 from ckptkit._io.filling import filling
 from ckptkit.operations.convert import read_behind
 from ckptkit.operations.convert.read_behind import FlushError, ReadBehind, flush
-from ckptkit.operations.convert.second_look import DiskReading, _extended
+from ckptkit.operations.convert.second_look import DiskReading, _extended, read_from_disk
 from support.injecting import why_not
 from support.places import environment
 
@@ -120,6 +120,15 @@ def test_a_writer_that_fails_ends_the_reading(
         with filling(path, len(DATA)) as out:
             out.write(DATA)
         _ = 1 // 0
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, len(DATA)), (0, 0), (4096, 4097), (512, 70_000), (5, len(DATA))]
+)
+def test_a_file_is_read_from_the_disk_from_any_byte_on(file: Path, start: int, stop: int) -> None:
+    """A disk gives whole blocks; what begins within one is read with the cache emptied before."""
+    read = b"".join(part.tobytes() for part in read_from_disk(file, start, stop))
+    assert read == DATA[start:stop]
 
 
 def test_what_cannot_be_flushed_is_told_and_what_needs_no_flushing_is_not() -> None:
