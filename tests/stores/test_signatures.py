@@ -15,6 +15,8 @@ import ckptkit
 from ckptkit.operations.diff.beside.signatures import BREAKING, COMPATIBLE, _of_defaults
 from ckptkit.stores.base import Signature
 from ckptkit.stores.proto.messages import message_class
+from ckptkit.stores.proto.tensors import numbers_of
+from ckptkit.stores.saved_model.signatures import _values_text
 from support import places
 from support.command_line import ckptkit as run
 from support.command_line import json_results, refused
@@ -221,3 +223,44 @@ def test_a_default_that_came_or_went() -> None:
     for old, new, effect in ((with_one, without, BREAKING), (without, with_one, COMPATIBLE)):
         [change] = _of_defaults("serve", old, new)
         assert change.effect == effect and change.where == "serve input scale"
+
+
+def tensor_proto(dtype: int, shape: list[int], **fields: Any) -> Any:
+    message = message_class("TensorProto")(dtype=dtype, **fields)
+    for size in shape:
+        message.tensor_shape.dim.add().size = size
+    return message
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_part_of_a_complex_number_leaves_the_other_as_it_is() -> None:
+    tensor = tensor_proto(8, [2], scomplex_val=[1, np.inf, -2, 0.5])
+    found = numbers_of(tensor, "complex64", 2)
+    assert found is not None and found.dtype == np.complex64
+    assert found.real.tolist() == [1, -2] and found.imag.tolist() == [np.inf, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "told"),
+    [
+        (tensor_proto(1, [], float_val=[np.nan]), "NaN"),
+        (tensor_proto(3, [2, 1], int_val=[1, 2]), "[1, 2] as [2,1]"),
+        (tensor_proto(3, [0]), "[]"),
+        (tensor_proto(7, [], string_val=[b"\xff"]), '"\\udcff"'),
+        (tensor_proto(7, [], string_val=[b"a" * 1000]), "sha256:"),
+        (tensor_proto(1, [1 << 20], float_val=[1]), "sha256:"),
+        (tensor_proto(1, [1 << 62, 1 << 62], float_val=[1]), "sha256:"),
+        (tensor_proto(1, [-1]), "sha256:"),
+        (tensor_proto(999, [2]), "sha256:"),
+    ],
+)
+def test_the_text_of_a_default(tensor: Any, told: str) -> None:
+    found = _values_text(tensor)
+    assert found == told or (told == "sha256:" and found.startswith(told) and len(found) == 71)
+
+
+def test_many_values_are_told_by_what_they_are_and_not_by_how_they_are_written() -> None:
+    whole = tensor_proto(1, [20], float_val=[0.5] * 20)
+    packed = tensor_proto(1, [20], tensor_content=np.full(20, 0.5, "<f4").tobytes())
+    other = tensor_proto(1, [20], float_val=[0.5] * 19 + [0.25])
+    assert _values_text(whole) == _values_text(packed) != _values_text(other)
