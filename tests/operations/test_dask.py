@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -33,6 +35,7 @@ from support.executor_work import (
 )
 from support.in_workers import killed_at
 from support.places import DOCS, environment
+from support.signals import default_signals
 from support.weights import write_bundle
 
 distributed = pytest.importorskip("distributed", reason="`make test-dask` installs it")
@@ -184,6 +187,38 @@ def test_a_worker_that_is_killed_meanwhile(
         else:
             assert found == expected or (kind, found) == ("verify", 2)
     killer.join()
+
+
+def test_an_interrupt_ends_the_command_and_its_tasks(
+    where: str, client: Any, tmp_path: Path
+) -> None:
+    nbytes, names = 100 << 20, [f"t{number}" for number in range(40)]
+    header = json.dumps(
+        {
+            name: {"dtype": "U8", "shape": [nbytes], "data_offsets": [at, at + nbytes]}
+            for name, at in zip(names, range(0, len(names) * nbytes, nbytes), strict=True)
+        }
+    ).encode()
+    with (tmp_path / "w.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + len(names) * nbytes)  # a hole: it takes no room
+    command = subprocess.Popen(
+        [sys.executable, "-m", "ckptkit", "ls", "--digest", file.name, "--executor", where],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=default_signals,
+    )
+    while command.poll() is None and not any(client.processing().values()):
+        time.sleep(0.05)
+    command.send_signal(signal.SIGINT)
+    out, err = command.communicate(timeout=600)
+    assert (command.returncode, out, err.strip()) == (130, "", "ckptkit: interrupted")
+    deadline_s = time.monotonic() + 600
+    while any(client.processing().values()):
+        assert time.monotonic() < deadline_s, "tasks of an interrupted command are still there"
+        time.sleep(0.1)
 
 
 def test_a_scheduler_that_is_not_there(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ckptkit._io.worker_processes import WorkerProcesses, _processes_of, end_with_a_killed_one
+from ckptkit.cli.executors import executor_of
 from ckptkit.errors import WorkerLostError
 from ckptkit.stores.registry import FORMATS
 from ckptkit.stores.safetensors.writer import write_safetensors
@@ -89,6 +90,17 @@ def test_an_interrupt_while_processes_begin_is_left_to_the_command() -> None:
             os.kill(process.pid, signal.SIGINT)
         assert signal.SIGINT not in blocked.result()
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_an_interrupt_ends_processes_at_work() -> None:
+    options = {"executor": "processes", "jobs": 2}
+    with pytest.raises(KeyboardInterrupt), executor_of(options) as executor:
+        assert isinstance(executor, WorkerProcesses)
+        tasks = [executor.submit(time.sleep, 600) for _ in range(8)]
+        at_work = _processes_of(executor._pool)
+        raise KeyboardInterrupt
+    assert [process.exitcode for process in at_work] == [-signal.SIGKILL] * 2
+    assert all(task.done() for task in tasks)
 
 
 @pytest.mark.parametrize("where", ["dask", "dask://host", "dask://:1", "ray", "thread"])
