@@ -797,3 +797,55 @@ def test_a_quantised_tensor_without_a_scale_is_refused(how: Any) -> None:
     call = PickledCall(Global("torch._utils", "_rebuild_qtensor"), args)
     with pytest.raises(FormatError, match="without a scale and a zero point"):
         list_tensors({"w": call}, "a")
+
+
+def sparse_call(indices: tuple[int, ...], values: tuple[int, ...], shape: Any) -> PickledCall:
+    """What torch pickles of a sparse tensor, of parts of these shapes."""
+
+    def part(sizes: tuple[int, ...]) -> PickledCall:
+        storage = Persistent(("storage", Global("torch", "LongStorage"), "0", "cpu", 100))
+        args = (storage, 0, sizes, (1,) * len(sizes), False, {})
+        return PickledCall(Global("torch._utils", "_rebuild_tensor_v2"), args)
+
+    layout = PickledCall(Global("torch.serialization", "_get_layout"), ("torch.sparse_coo",))
+    parts = (part(indices), part(values), shape, False)
+    return PickledCall(Global("torch._utils", "_rebuild_sparse_tensor"), (layout, parts))
+
+
+@pytest.mark.parametrize(
+    ("indices", "values", "shape"),
+    [
+        ((2, 3), (2,), (3, 4)),
+        ((1, 2), (2,), (3, 4)),
+        ((3, 2), (2,), (3, 4)),
+        ((2, 2), (2, 5), (3, 4, 6)),
+        ((2,), (2,), (3, 4)),
+        ((), (), ()),
+        ((2, 2), (2,), (-3, 4)),
+        ((2, 2), (2,), (True, 4)),
+        ((2, 2), (2,), None),
+    ],
+)
+def test_parts_that_are_of_no_sparse_tensor(
+    indices: tuple[int, ...], values: tuple[int, ...], shape: Any
+) -> None:
+    with pytest.raises(FormatError, match=r"of a sparse tensor|a sparse tensor of an imposs"):
+        list_tensors({"s": sparse_call(indices, values, shape)}, "a")
+
+
+@pytest.mark.parametrize(
+    ("indices", "values", "shape"),
+    [
+        ((2, 2), (2,), (3, 4)),
+        ((2, 0), (0,), (3, 4)),
+        ((1, 2), (2, 4), (3, 4)),
+        ((0, 1), (1,), ()),
+        ((1, 2), (2, 0), (3, 0)),
+    ],
+)
+def test_parts_of_sparse_tensors(
+    indices: tuple[int, ...], values: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    found = list_tensors({"s": sparse_call(indices, values, shape)}, "a")
+    assert list(found.tensors) == ["s.indices", "s.values"]
+    assert found.arrays["s.shape"].values().tolist() == list(shape)

@@ -245,14 +245,36 @@ class _Walk:
             self.arrays[name] = PickledArray(dtype, (1,), data, "little", False)
 
     def _add_shape(self, call: PickledCall, path: tuple[str, ...]) -> None:
-        """Add the shape of a sparse tensor, which its other parts do not tell."""
-        sizes = dict(parts_of_sparse(call)).get("shape")
+        """Add the shape of a sparse tensor, which its other parts do not tell.
+
+        Raises:
+            FormatError: it is none, or not that of the other parts: torch makes no tensor of them.
+        """
+        parts = dict(parts_of_sparse(call))
+        if not parts:
+            return
+        sizes = parts.get("shape")
         if isinstance(sizes, PickledCall) and sizes.args:  # of torch.Size
             sizes = sizes.args[0]
-        if isinstance(sizes, tuple) and all(type(n) is int and 0 <= n < 1 << 62 for n in sizes):
-            data = b"".join(n.to_bytes(8, "little") for n in sizes)
-            shape = PickledArray("int64", (len(sizes),), data, "little", False)
-            self.arrays[self._new_name((*path, "shape"))] = shape
+        where = f"{self.where}: {'.'.join(path)}" if path else self.where
+        if not isinstance(sizes, (tuple, list)) or any(
+            type(n) is not int or not 0 <= n < 1 << 62 for n in sizes
+        ):
+            raise FormatError(where, "a sparse tensor of an impossible shape")
+        data = b"".join(n.to_bytes(8, "little") for n in sizes)
+        indices, values = (self._shape_of(parts.get(part)) for part in ("indices", "values"))
+        if indices is not None and values is not None:  # [axes, values], [values, dense axes]
+            dense = tuple(sizes[indices[0] :]) if indices else ()
+            if len(indices) != 2 or values != (indices[1], *dense) or indices[0] > len(sizes):
+                message = f"indices {list(indices)[:8]} and values {list(values)[:8]}"
+                raise FormatError(where, f"{message} of a sparse tensor {list(sizes)[:8]}")
+        shape = PickledArray("int64", (len(sizes),), data, "little", False)
+        self.arrays[self._new_name((*path, "shape"))] = shape
+
+    def _shape_of(self, value: Any) -> tuple[int, ...] | None:
+        """Return the shape of a part of a tensor; None of what is none."""
+        found = self._tensor(value, ()) if isinstance(value, PickledCall) else None
+        return None if found is None else found[0].shape
 
     def _leave_out(self, what: str, path: tuple[str, ...]) -> None:
         self._left_out.setdefault(what, []).append(".".join(path) or "all that was saved")
