@@ -215,6 +215,15 @@ def test_attributes_nested_very_deeply_are_left_out(tmp_path: Path) -> None:
     assert "values nested more than 200 deep are not listed: deep.0.0" in run("ls", path).out
 
 
+def test_integers_that_are_converted_leave_what_they_stand_for(tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    done = run("convert", NEWEST / "quantised.pt", out)
+    assert done.code == 0
+    assert "the output does not say what they stand for (scales, zero points): " in (
+        done.out + done.err
+    )
+
+
 def test_a_set_of_files_with_quantised_tensors(tmp_path: Path) -> None:
     shutil.copy(NEWEST / "quantised.pt", tmp_path / "part.bin")
     alone = open_pytorch(NEWEST / "quantised.pt")
@@ -804,7 +813,7 @@ def sparse_call(indices: tuple[int, ...], values: tuple[int, ...], shape: Any) -
 
     def part(sizes: tuple[int, ...]) -> PickledCall:
         storage = Persistent(("storage", Global("torch", "LongStorage"), "0", "cpu", 100))
-        args = (storage, 0, sizes, (1,) * len(sizes), False, {})
+        args: tuple[Any, ...] = (storage, 0, sizes, (1,) * len(sizes), False, {})
         return PickledCall(Global("torch._utils", "_rebuild_tensor_v2"), args)
 
     layout = PickledCall(Global("torch.serialization", "_get_layout"), ("torch.sparse_coo",))

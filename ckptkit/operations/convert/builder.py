@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -12,9 +13,11 @@ from ckptkit.operations.convert.plan import ConvertOptions, Plan, PlannedTensor
 from ckptkit.operations.convert.problems import Allowance, Problem
 from ckptkit.operations.convert.rule_transforms import RuleTransforms
 from ckptkit.operations.convert.sources import Sources
+from ckptkit.stores.constants import StoreOfConstants
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
+from ckptkit.text import list_text
 from ckptkit.wording import operand
 
 # Structures that are taken over whole: every tensor of the template is in the output.
@@ -66,11 +69,31 @@ class PlanBuilder:
             tensors=tuple(self.tensors),
             leftovers=tuple(self.src.leftovers),
             problems=tuple(self.problems),
-            notes=tuple(self.notes),
+            notes=(*self.notes, *self._notes_on_integers()),
             graph=self.graph,
             template=self.template,
             template_name=self.template_name,
         )
+
+    def _notes_on_integers(self) -> Iterator[str]:
+        """Yield a note on tensors whose integers mean nothing without what the source tells."""
+        stores = [checkpoint.store for checkpoint in self.src.checkpoints]
+        quantised = {
+            key
+            for each in stores
+            if isinstance(each, StoreOfConstants)
+            for key in each.quantisations()
+        }
+        written = [
+            planned.output.key
+            for planned in self.tensors
+            if planned.source is not None and planned.source.spec.key in quantised
+        ]
+        if written:
+            yield (
+                "written as the integers that are stored; the output does not say what they stand "
+                f"for (scales, zero points): {list_text(written)}"
+            )
 
     def add(self, key: str, output: TensorToWrite, evidence: str) -> None:
         """Plan `output` with the values of `key` of SRC; a dtype that differs is a problem."""
