@@ -75,8 +75,8 @@ def verify_stream(
         checks.extend(found.checks)
         return Unit(path, format_name, tuple(checks)), None
     is_hdf5 = row.structure in (KERAS, LEGACY_KERAS)
-    readings = _begun_readings(store) if is_hdf5 and sample is None else []
-    drawn = None if sample is None else sample.keys(store.specs)
+    drawn = None if sample is None else sample.keys(store.specs)  # None also where it is of all
+    readings = _begun_readings(store) if is_hdf5 and drawn is None else []
     not_checked: list[str] = []
     checks = [_structure(store)]
     sound: Sequence[zip_archive.Member] = ()

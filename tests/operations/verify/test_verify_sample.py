@@ -52,6 +52,9 @@ def test_a_sample_of_other_formats(tmp_path: Path) -> None:
     keras = verify(write_keras(tmp_path / "m.keras"), sample=1)
     assert (keras.exit_code, keras.units[0].tensors) == (0, 1)
     assert "the values of 2 tensors of 3" in keras.units[0].not_checked[0]
+    assert (
+        verify(tmp_path / "m.keras", sample=3).to_json() == verify(tmp_path / "m.keras").to_json()
+    )
     saved = verify(golden("tf2.21.0/lookup/model").path, sample=1)
     assert (saved.exit_code, saved.units[0].tensors) == (0, 1)
 
