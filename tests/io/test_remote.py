@@ -24,7 +24,7 @@ import ckptkit
 from ckptkit._io import engines
 from ckptkit._io.files import Extent
 from ckptkit._io.places import path_of
-from ckptkit._io.remote import arriving, blocks, fetched, requests
+from ckptkit._io.remote import arriving, blocks, fetched, http, requests
 from ckptkit.errors import (
     ChangedError,
     CkptkitError,
@@ -598,6 +598,16 @@ def test_a_pointer_of_git_is_named(tmp_path: Path) -> None:
     )
     with serving(tmp_path) as server, pytest.raises(UnsupportedError, match="of the file itself"):
         ckptkit.open(f"{server.url}/m.keras")
+
+
+def test_connections_with_many_hosts_are_closed(folder: Path) -> None:
+    def asked() -> int:
+        with serving(folder) as server:
+            status, _, data = http.request(f"{server.url}/weights.npz", {}, 1 << 30)
+            assert (status, data) == (200, (folder / "weights.npz").read_bytes())
+            return len(http._connections.open)
+
+    assert max(asked() for _ in range(12)) == http._MOST_HOSTS
 
 
 def test_an_index_of_a_directory_is_no_file(server: Server, folder: Path) -> None:

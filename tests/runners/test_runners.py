@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +65,21 @@ def test_a_child_answers() -> None:
     request = {"action": "echo", "value": [1, "é"]}
     result = run("test", request, timeout_s=600, environment={"CKPTKIT_X": "1"})
     assert result["got"] == [1, "é"] and result["set"] == "1" and result["pid"] != os.getpid()
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_process_with_many_open_files_has_children() -> None:
+    """Descriptors above 1,023 are no numbers for select()."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 4096), limits[1]))
+    except ValueError:
+        pytest.skip("this process may not open so many files")
+    with ExitStack() as stack:
+        for _ in range(1100):
+            stack.enter_context(open(os.devnull))  # noqa: PTH123
+        assert run("test", {"action": "echo", "value": 1}, timeout_s=600)["got"] == 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.usefixtures("runtime")

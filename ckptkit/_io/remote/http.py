@@ -212,6 +212,9 @@ class _HeaderFields(dict[str, str]):
         return super().get(name.lower(), default)
 
 
+_MOST_HOSTS = 4  # that a thread is connected with: of one, and of those that it redirects to
+
+
 class _OpenConnections(dict[tuple[str, str], http.client.HTTPConnection]):
     """By scheme and host; closed with the thread that they are of."""
 
@@ -333,7 +336,7 @@ def _connection(parts: SplitResult) -> tuple[http.client.HTTPConnection, str]:
     target = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
     proxy = _proxy(parts)
     key = (parts.scheme, parts.netloc)
-    connection = _connections.open.get(key)
+    connection = _connections.open.pop(key, None)  # the last to be used comes last
     if proxy is not None and parts.scheme == "http":
         target = parts._replace(fragment="").geturl()
     if connection is None:
@@ -362,7 +365,9 @@ def _connection(parts: SplitResult) -> tuple[http.client.HTTPConnection, str]:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise RetryError(f"no connection to {at.hostname}: {_said(error)}") from error
         connection.sock.settimeout(TIMEOUT_S)
-        _connections.open[key] = connection
+    _connections.open[key] = connection
+    if len(_connections.open) > _MOST_HOSTS:
+        _connections.open.pop(next(iter(_connections.open))).close()
     return connection, target
 
 

@@ -51,7 +51,7 @@ def guard(pipe: int) -> Guardian:
     of this process is gone already, this process ends here.
     """
     child, parent = os.getpid(), os.getppid()
-    if select.select([pipe], [], [], 0)[0]:  # it died while this process was starting
+    if _has_ended(pipe, 0):  # it died while this process was starting
         os._exit(1)
     os.set_inheritable(pipe, False)
     mark = f"{os.environ.get(_WITHIN, '')}{os.urandom(8).hex()}/"
@@ -69,6 +69,16 @@ def guard(pipe: int) -> Guardian:
     return Guardian(guardian, child)
 
 
+def _has_ended(pipe: int, within_s: float) -> bool:
+    """Whether nobody holds the writing end of a pipe, which is read from by nobody else.
+
+    The number of its descriptor may be any: `select` takes none above 1,023.
+    """
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
+
+
 def _watch(pipe: int, child: int, mark: str) -> None:
     """Wait until the pipe or the child ends; then end the process group, with this process.
 
@@ -79,7 +89,7 @@ def _watch(pipe: int, child: int, mark: str) -> None:
     try:
         while os.getppid() == child:
             known = descendants(child)
-            if select.select([pipe], [], [], _LOOK_S)[0]:
+            if _has_ended(pipe, _LOOK_S):
                 break
     finally:
         end_descendants(child, but=os.getpid())
