@@ -13,6 +13,7 @@ import pytest
 
 import ckptkit
 from benchmarks.house import FLOORS, House, heights
+from ckptkit.stores.registry import FORMATS
 from support.goldens import golden
 from support.places import ROOT
 
@@ -171,6 +172,7 @@ def modules_after(*arguments: str) -> set[str]:
 
 
 CHECKPOINT = str(golden("tf2.21.0/adam/ckpt").path)
+WEIGHTS_H5 = str(golden("tf2.21.0/files_nested/model.weights.h5").path)
 SAVED_MODEL = str(golden("tf2.21.0/saved_model_export/model").path)
 HEAVY = {"tensorflow", "keras", "h5py", "sklearn", "matplotlib", "pandas", "dask", "ssl"}
 
@@ -203,6 +205,43 @@ SLOW = {"google", "logging", "concurrent", "secrets", "hmac", "json", "importlib
 def test_listing_a_checkpoint_imports_little(arguments: list[str]) -> None:
     """No protobuf, no logging (of pools of threads), no HMAC (of `secrets`)."""
     assert not modules_after(*arguments) & SLOW
+
+
+# Temporary copies, libhdf5's process and the checksums of checkpoints: few other files need them.
+OF_FEW = {"tempfile", "subprocess", "google_crc32c", "numpy", "google"}
+
+
+def test_listing_safetensors_imports_little(tmp_path: Path) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert not modules_after("ls", str(file)) & OF_FEW
+
+
+def test_listing_hdf5_imports_little() -> None:
+    assert not modules_after("ls", WEIGHTS_H5) & OF_FEW
+
+
+def test_formats_are_told_apart_without_their_readers() -> None:
+    """A file is asked for by the rule of one format after the other: none may bring its reader."""
+    program = (
+        "import sys\n"
+        "from ckptkit.stores.registry import FORMATS, function_of\n"
+        "for row in FORMATS.built_in.values():\n"
+        "    if row.detect and not row.is_directory:\n"
+        "        function_of(row.detect)\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        check=True,
+    )
+    openers = {row.opener.partition(":")[0] for row in FORMATS.built_in.values()}
+    assert len(openers) > 10
+    assert openers.isdisjoint(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ckptkit._io.places import names_in
 from ckptkit.stores.orbax.layout import is_checkpoint
 from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of_name
 from ckptkit.stores.sets import is_index_name, is_set_member
-from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.stores.tensor_bundle.state_file import is_unfinished, is_v1, prefixes
 from ckptkit.stores.tensor_bundle.v1_files import files_of_checkpoint_v1
 

@@ -32,7 +32,7 @@ from ckptkit.stores.orbax.layout import (
     latest_step,
 )
 from ckptkit.stores.registry import Head, detect_format, format_of_name
-from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.files import index_path, is_table
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
     is_state_file,
@@ -40,7 +40,6 @@ from ckptkit.stores.tensor_bundle.state_file import (
     latest_checkpoint,
     prefixes,
 )
-from ckptkit.stores.tensor_bundle.table import is_table
 from ckptkit.stores.tensor_bundle.v1_files import prefix_of, shard_files
 from ckptkit.text import lazy_pattern, list_text
 

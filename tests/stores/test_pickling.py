@@ -30,7 +30,7 @@ from ckptkit.stores.base import Store
 from ckptkit.stores.npz.reader import open_npz
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.stores.pytorch.old_form import MAGIC
+from ckptkit.stores.pytorch.detection import MAGIC
 from ckptkit.stores.registry import FORMATS, open_format
 from ckptkit.stores.reopening import STORES_KEPT, forget_stores, reopen
 from ckptkit.stores.safetensors.writer import write_safetensors

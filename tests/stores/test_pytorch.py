@@ -21,7 +21,7 @@ import pytest
 import ckptkit
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
 from ckptkit.stores.constants import StoreOfConstants
-from ckptkit.stores.pytorch.old_form import MAGIC
+from ckptkit.stores.pytorch.detection import MAGIC
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall, read_pickle
 from ckptkit.stores.pytorch.reader import open_pytorch
 from ckptkit.stores.pytorch.tensors import list_tensors

@@ -16,6 +16,7 @@ from ckptkit.stores.base import Node, TensorSpec
 from ckptkit.stores.proto import wire
 from ckptkit.stores.proto.messages import message_class, parse
 from ckptkit.stores.tensor_bundle import reader
+from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph
 from ckptkit.stores.tensor_bundle.table import read_table
 from support.goldens import goldens
@@ -133,7 +134,7 @@ def _samples(kind: str) -> list[bytes]:
     """Return messages of a kind, as TensorFlow wrote them."""
     found: list[bytes] = []
     for golden in goldens("checkpoint")[:40]:
-        items = read_table(reader.index_path(Path(golden.path)))
+        items = read_table(index_path(Path(golden.path)))
         if kind == "header":
             found.append(items[0][1])
         elif kind == "entry":

@@ -23,7 +23,8 @@ from ckptkit.stores.base import Store
 from ckptkit.stores.containers.strict_json import loads
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.saved_model.graph import INIT_SIGNATURE, MetaGraph, read_graphs
-from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
+from ckptkit.stores.tensor_bundle.files import index_path
+from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.v1_reader import open_checkpoint_v1
 from ckptkit.text import list_text
 

@@ -39,7 +39,7 @@ from ckptkit.stores.directories import (
 from ckptkit.stores.hdf5.user_block import SIGNATURE, start_of_hdf5
 from ckptkit.stores.locate import locate
 from ckptkit.stores.npz.npy import MAGIC
-from ckptkit.stores.pytorch.old_form import MAGIC as OLD_PYTORCH
+from ckptkit.stores.pytorch.detection import MAGIC as OLD_PYTORCH
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of, function_of, open_format
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, prefix_name
 from ckptkit.text import count_text, list_text

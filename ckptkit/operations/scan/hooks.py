@@ -28,10 +28,11 @@ from ckptkit.stores.base import Store
 from ckptkit.stores.containers import strict_json
 from ckptkit.stores.hdf5.user_block import start_of_hdf5
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.pytorch.reader import is_pytorch
+from ckptkit.stores.pytorch.detection import is_pytorch
 from ckptkit.stores.registry import TENSOR_BUNDLE, Head, files_at
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
-from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
+from ckptkit.stores.tensor_bundle.files import index_path
+from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, read_state
 from ckptkit.stores.tensor_bundle.v1_files import files_of_checkpoint_v1
 from ckptkit.stores.tensor_bundle.v1_reader import open_checkpoint_v1

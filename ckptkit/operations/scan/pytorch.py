@@ -28,9 +28,9 @@ from ckptkit.operations.scan.links import link_findings
 from ckptkit.operations.scan.pickles import FRONT, is_pickle
 from ckptkit.stores.containers.weight_map import read_weight_map
 from ckptkit.stores.containers.zip_archive import STORED
+from ckptkit.stores.pytorch.detection import PICKLE
 from ckptkit.stores.pytorch.pickle_machine import Global
 from ckptkit.stores.pytorch.reader import (
-    PICKLE,
     PytorchArchive,
     names_as_far,
     read_archive,

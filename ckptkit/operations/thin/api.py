@@ -43,7 +43,8 @@ from ckptkit.operations.thin.result import (
 from ckptkit.operations.thin.run import kept_count, read_run, reason, refuse_save
 from ckptkit.stores.registry import OBJECT_GRAPH, format_of
 from ckptkit.stores.tensor_bundle.edit_graph import graph_without
-from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, index_path
+from ckptkit.stores.tensor_bundle.files import index_path
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.tensor_bundle.state_file import is_v1
 from ckptkit.stores.tensor_bundle.writer import data_files, write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError, UsageError
 from ckptkit.operations.verify.in_use import is_young
 from ckptkit.stores.directories import is_saved_model, models_in
-from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
     incomplete,

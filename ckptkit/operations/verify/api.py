@@ -56,7 +56,7 @@ from ckptkit.stores.registry import (
     format_of,
     function_of,
 )
-from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, is_v1
 from ckptkit.stores.text_damage import explained, hint_of_text_damage
 from ckptkit.wording import say

@@ -30,7 +30,8 @@ from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.registry import TENSOR_BUNDLE
 from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
-from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle, index_path
+from ckptkit.stores.tensor_bundle.files import index_path
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle
 from ckptkit.stores.tensor_bundle.recovery import survey
 from ckptkit.stores.tensor_bundle.slices import sliced_name
 from ckptkit.stores.tensor_bundle.table import read_table

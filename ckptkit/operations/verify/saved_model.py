@@ -22,7 +22,7 @@ from ckptkit.stores.saved_model.canonical_order import in_c_order
 from ckptkit.stores.saved_model.farmhash import fingerprint64
 from ckptkit.stores.saved_model.graph import Asset, MetaGraph, Op, read_graphs
 from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
-from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.text import count_text, list_text
 
 FINGERPRINT = "fingerprint.pb"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -117,6 +116,8 @@ class _Spool:
     """The descriptor of an unnamed temporary file; closed when the last reference goes."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
+        import tempfile  # here, since few members are deflated
+
         self.fd = -1
         with tempfile.TemporaryFile() as file:
             for chunk in chunks:
@@ -139,6 +140,8 @@ _spools_lock = threading.Lock()
 
 def _spool(path: Path, member: Member) -> _Spool:
     """Return the temporary file with a deflated member's content; made once, then remembered."""
+    import tempfile
+
     status = path.stat()
     key = (path, status.st_ino, status.st_size, status.st_mtime_ns, member)
     with _spools_lock:

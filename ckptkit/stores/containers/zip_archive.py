@@ -27,7 +27,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent, aligned_buffer, expect_reads, file_size, read_exact
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 
@@ -166,6 +165,8 @@ def crc32_of_stored(path: Path, member: Member, start: int, stop: int) -> int:
 
 def joined_crc32(first: int, second: int, second_nbytes: int) -> int:
     """Return the CRC-32 of two runs laid end to end, from that of each and the second's length."""
+    from ckptkit._io.crc32c import combine  # here, since lists of members need none
+
     return combine(first, second, second_nbytes, _CRC32)
 
 

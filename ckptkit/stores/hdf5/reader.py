@@ -38,7 +38,6 @@ from ckptkit.errors import (
     UnsupportedError,
 )
 from ckptkit.stores.containers.byte_range import ByteRange, whole_file
-from ckptkit.stores.hdf5 import client
 from ckptkit.stores.hdf5.bounded import LeftToLibhdf5
 from ckptkit.stores.hdf5.classic import root_of, scan_classic
 from ckptkit.stores.hdf5.file_object import opened
@@ -108,7 +107,11 @@ def _announce(byte_range: ByteRange) -> None:
 
 def scan_with_libhdf5(byte_range: ByteRange) -> H5Tree:
     """Return what `scan` does, whatever kind of HDF5 file it is; libhdf5 runs in a child."""
-    return client.scan(byte_range) if sys.executable else scan_here(byte_range)
+    if not sys.executable:
+        return scan_here(byte_range)
+    from ckptkit.stores.hdf5 import client  # here, since few files need the process
+
+    return client.scan(byte_range)
 
 
 def scan_here(byte_range: ByteRange) -> H5Tree:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import ckptkit.dtypes as dtypes
 from ckptkit.stores.containers.byte_range import ByteRange
-from ckptkit.stores.hdf5 import client
 from ckptkit.stores.hdf5.file_object import guard, opened
 from ckptkit.stores.hdf5.reader import h5py_module
 from ckptkit.stores.hdf5.types import H5Dataset
@@ -67,6 +66,8 @@ def _by_libhdf5(byte_range: ByteRange, dataset: H5Dataset, start: int, stop: int
     if not sys.executable:
         with open_dataset(byte_range, dataset) as handle:
             return read_here(handle, dataset, start, stop)
+    from ckptkit.stores.hdf5 import client  # here, since few values need the process
+
     if dataset.dtype == "string":
         texts = client.read(byte_range, dataset, start, stop, memoryview(b""))
         result = np.empty(len(texts), object)

@@ -42,6 +42,17 @@ class OptimizerVariable(NamedTuple):
     shape: Shape
 
 
+class _SlotRun(NamedTuple):
+    """A run over the weights: for each of them the slots, one after the other."""
+
+    slots: tuple[str, ...]
+    role: str = "slot"
+
+
+# Whatever is stored, in order: single variables, and runs that are as long as there are weights.
+_Plan = list[OptimizerVariable | _SlotRun]
+
+
 class _SlotLayout(NamedTuple):
     """Slots of an optimizer class: runs over the weights, each with one or more slots per weight.
 
@@ -112,7 +123,10 @@ def layout(
     if kind is None:
         return None
     fits: list[list[OptimizerVariable]] = []
-    for states in _layouts(kind, config, weights, keras2):
+    for plan in _layouts(kind, config, weights, keras2):
+        if _count(plan, len(weights)) != len(shapes):  # nearly all
+            continue
+        states = _expanded(plan, weights)
         if [s.shape for s in states] == list(shapes) and states not in fits:
             fits.append(states)
     return fits[0] if len(fits) == 1 else None
@@ -135,20 +149,38 @@ def scalar_states(shapes: Sequence[Shape], *, keras2: bool) -> list[OptimizerVar
 # --- candidate layouts ----------------------------------------------------------------------------
 
 
+def _count(plan: _Plan, n_weights: int) -> int:
+    return sum(len(item.slots) * n_weights if isinstance(item, _SlotRun) else 1 for item in plan)
+
+
+def _expanded(plan: _Plan, weights: Sequence[TrainableWeight]) -> list[OptimizerVariable]:
+    states: list[OptimizerVariable] = []
+    for item in plan:
+        if isinstance(item, _SlotRun):
+            states += [
+                OptimizerVariable(slot, item.role, index, weight.shape)
+                for index, weight in enumerate(weights)
+                for slot in item.slots
+            ]
+        else:
+            states.append(item)
+    return states
+
+
 def _layouts(
     kind: str, config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight], keras2: bool
-) -> Iterator[list[OptimizerVariable]]:
+) -> Iterator[_Plan]:
     if kind == "LossScaleOptimizer":
         yield from _loss_scaled(config, weights, keras2)
         return
-    for head in _heads(config, weights, keras2):
+    for head in _heads(config, keras2):
         for body in _bodies(kind, config, weights, keras2):
             yield head + body
 
 
 def _loss_scaled(
     config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight], keras2: bool
-) -> Iterator[list[OptimizerVariable]]:
+) -> Iterator[_Plan]:
     """The wrapper's own scalars, then everything of the optimizer inside."""
     inner = (config or {}).get("inner_optimizer")
     if not isinstance(inner, Mapping) or keras2:
@@ -157,18 +189,16 @@ def _loss_scaled(
     settings = inner.get("config")
     if kind is None or kind == "LossScaleOptimizer" or not isinstance(settings, Mapping):
         return
-    own = [
+    own: _Plan = [
         OptimizerVariable("step_counter", "counter", None, ()),
         OptimizerVariable("dynamic_scale", "config", None, ()),
     ]
-    for head in _heads({}, (), keras2):
-        for states in _layouts(kind, settings, weights, keras2):
-            yield head + own + states
+    for head in _heads({}, keras2):
+        for plan in _layouts(kind, settings, weights, keras2):
+            yield head + own + plan
 
 
-def _heads(
-    config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight], keras2: bool
-) -> Iterator[list[OptimizerVariable]]:
+def _heads(config: Mapping[str, Any] | None, keras2: bool) -> Iterator[_Plan]:
     """Yield the states before the class's own: scalars, averages, gradient accumulators."""
     scheduled: tuple[bool, ...] = (True, False)
     average: tuple[bool, ...] = (False, True)
@@ -178,29 +208,19 @@ def _heads(
         average = (bool(config.get("use_ema")),)
         accumulate = (bool(config.get("gradient_accumulation_steps")),)
     for is_scheduled, has_average, accumulates in product(scheduled, average, accumulate):
-        head = [OptimizerVariable("iteration", "counter", None, ())]
+        head: _Plan = [OptimizerVariable("iteration", "counter", None, ())]
         if not keras2 and not is_scheduled:
             head.append(OptimizerVariable("learning_rate", "config", None, ()))
         if has_average:
-            head += _run(("average",), weights, "ema")
+            head.append(_SlotRun(("average",), "ema"))
         if accumulates:
-            head += _run(("gradient_accumulator",), weights)
+            head.append(_SlotRun(("gradient_accumulator",)))
         yield head
-
-
-def _run(
-    slots: Sequence[str], weights: Sequence[TrainableWeight], role: str = "slot"
-) -> list[OptimizerVariable]:
-    return [
-        OptimizerVariable(slot, role, index, weight.shape)
-        for index, weight in enumerate(weights)
-        for slot in slots
-    ]
 
 
 def _bodies(
     kind: str, config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight], keras2: bool
-) -> Iterator[list[OptimizerVariable]]:
+) -> Iterator[_Plan]:
     rename = _KERAS2_SLOTS.get(kind, {}) if keras2 else {}
     if kind == "Adafactor":
         yield _adafactor(weights, keras2)
@@ -220,9 +240,7 @@ def _bodies(
             *row.runs,
             *((slot,) for (_, slot), on in zip(row.optional, chosen, strict=True) if on),
         ]
-        body: list[OptimizerVariable] = []
-        for run in runs:
-            body += _run([rename.get(slot, slot) for slot in run], weights)
+        body: _Plan = [_SlotRun(tuple(rename.get(slot, slot) for slot in run)) for run in runs]
         if kind == "Nadam" and not keras2:
             product_of_u = OptimizerVariable("u_product", "config", None, ())
             yield [*body, product_of_u]  # since Keras 3.1
@@ -231,9 +249,9 @@ def _bodies(
             yield body
 
 
-def _adafactor(weights: Sequence[TrainableWeight], keras2: bool) -> list[OptimizerVariable]:
+def _adafactor(weights: Sequence[TrainableWeight], keras2: bool) -> _Plan:
     """Row and column factors of a matrix (placeholders in Keras 3 where there is none), and v."""
-    body: list[OptimizerVariable] = []
+    body: _Plan = []
     for index, (_, shape) in enumerate(weights):
         if len(shape) >= 2:
             body.append(OptimizerVariable("r", "slot", index, shape[:-1]))
@@ -245,14 +263,12 @@ def _adafactor(weights: Sequence[TrainableWeight], keras2: bool) -> list[Optimiz
     return body
 
 
-def _muon(
-    config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight]
-) -> Iterator[list[OptimizerVariable]]:
+def _muon(config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight]) -> Iterator[_Plan]:
     """A momentum for each weight; a velocity too where Adam takes over (all but matrices)."""
     settings = config or {}
     if settings.get("exclude_layers"):
         return  # patterns from the file are not run
-    body: list[OptimizerVariable] = []
+    body: _Plan = []
     for index, (name, shape) in enumerate(weights):
         body.append(OptimizerVariable("momentum", "slot", index, shape))
         embedding = settings.get("exclude_embeddings", True) and "embedding" in name.lower()

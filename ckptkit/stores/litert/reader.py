@@ -43,14 +43,12 @@ from ckptkit.stores.litert.operators import (
     read_quantisation,
 )
 from ckptkit.stores.litert.sparsity import MAX_ZEROS, places_of_values
-from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-_MAGIC_AT, _MAGIC = 4, b"TFL3"
 _DTYPES = (
     *("float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64"),
     *("int8", "float64", "complex128", "uint64", "resource", "variant", "uint32", "uint16"),
@@ -263,11 +261,6 @@ def _strings(data: bytes, size: int, where: str) -> Array:
     values = np.empty(size, object)
     values[:] = [data[ends[index] : ends[index + 1]] for index in range(size)]
     return values
-
-
-def is_litert_model(head: Head) -> bool:
-    """Say whether a file begins as a LiteRT model does."""
-    return head.start[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC
 
 
 def open_litert(path: Path) -> LitertStore:

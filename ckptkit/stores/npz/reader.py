@@ -42,7 +42,6 @@ from ckptkit.stores.containers.member_source import (
 )
 from ckptkit.stores.npz import column_major
 from ckptkit.stores.npz.npy import MAGIC, NpyHeader, decode_descr, read_npy_header
-from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import list_text
 
@@ -262,12 +261,3 @@ def _opaque_notes(specs: Mapping[str, TensorSpec]) -> Iterator[str]:
             f"{list_text([*map(repr, voids)])}: numpy kept the bytes but not the dtype (bfloat16 "
             "or float8, most likely), so they are compared as bytes"
         )
-
-
-def is_npz(head: Head) -> bool:
-    """Whether a file is a zip archive of numpy arrays, or an empty one that is called .npz."""
-    if not head.is_zip:
-        return False
-    if not head.members:
-        return head.path.suffix == ".npz"
-    return any(name.endswith(".npy") for name in head.members)

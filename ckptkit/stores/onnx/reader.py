@@ -22,7 +22,7 @@ from ckptkit.stores.constants import ConstantUse, Quantisation, checked
 from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
 from ckptkit.stores.containers.packed_bits import BITS, unpacked
-from ckptkit.stores.onnx.graph import WHAT, external_locations, read_graph
+from ckptkit.stores.onnx.graph import external_locations, read_graph
 from ckptkit.stores.onnx.operators import OnnxOperators, Scaled
 from ckptkit.stores.onnx.sparse import check_indices
 from ckptkit.stores.onnx.values import (
@@ -32,19 +32,12 @@ from ckptkit.stores.onnx.values import (
     listed,
     place_tensor,
 )
-from ckptkit.stores.proto.fields import BYTES, FileMessage
-from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-_IR_VERSION = b"\x08"  # the tag of the first field
-_OLDEST = 3  # of the versions of the form that are told by content; those before were trials
-_GRAPH = 7
 _QUANTISED = ("DequantizeLinear", "QLinear", "Integer")  # in the names of ops with scales
-_FIELDS = frozenset({2, 3, 4, 6, 7, 8, 14, 20, 25, 26})  # of a ModelProto, that hold bytes
-_NUMBERS = frozenset({1, 5})  # and numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,24 +224,3 @@ def files_of_onnx(path: Path) -> list[Path]:
         with suppress(CkptkitError):  # opening the model says why
             files.append(external_path(path, location))
     return files
-
-
-def is_onnx(head: Head) -> bool:
-    """Say whether a file is an ONNX model: by its fields, or by its name and first field."""
-    start = head.start
-    if not start.startswith(_IR_VERSION) or len(start) < 3:
-        return False
-    if head.path.suffix == ".onnx":
-        return True
-    if not _OLDEST <= start[1] < 0x80:
-        return False
-    seen = set()
-    try:
-        for item in FileMessage(head.path, WHAT).fields():
-            is_bytes = item.wire == BYTES
-            if item.number not in (_FIELDS if is_bytes else _NUMBERS):
-                return False
-            seen.add(item.number)
-    except CkptkitError:
-        return False
-    return _GRAPH in seen

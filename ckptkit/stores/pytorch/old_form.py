@@ -14,7 +14,6 @@ All is little-endian, whatever wrote it; there are no checksums.  `torch.save` s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +24,6 @@ from ckptkit.stores.containers.zip_archive import STORED, Member
 from ckptkit.stores.pytorch.pickle_machine import Global, Pickle, read_as_far, read_pickle
 from ckptkit.stores.pytorch.tensors import Storage, storage_of, storage_width
 
-MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the first pickle, wholly
-MAX_MAGIC = 32  # bytes that it takes in any protocol
-# Protocol 1 writes the number in words; from 4 on a frame with its length stands before it.
-_MAGICS = re.compile(
-    rb"\x80[\x02-\x05](\x95.{8})?" + re.escape(MAGIC[2:]) + rb"|L119547037146038801333356L\n\.",
-    re.DOTALL,
-)
 _VERSION = 1001
 _FIRST_READ = 1 << 16  # bytes; four times as many where the pickles are longer
 MAX_PICKLES = 1 << 30  # bytes of all of them; a million tensors take 200 MB
@@ -48,14 +40,6 @@ class OldForm(NamedTuple):
 
     pickle: Pickle
     storages: dict[str, Member]
-
-
-def is_old_form(start: bytes) -> bool:
-    """Whether a file begins as `torch.save` wrote it before 1.6.
-
-    start: at least MAX_MAGIC bytes, or all of the file.
-    """
-    return _MAGICS.match(start) is not None
 
 
 def read_old_form(path: Path) -> OldForm:

@@ -31,8 +31,9 @@ from ckptkit.stores.constants import ConstantUse, Quantisation, checked
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.containers.encoded_array import EncodedArray, Encoding
 from ckptkit.stores.containers.member_source import SequentialMember, member_source
+from ckptkit.stores.pytorch.detection import MAX_MAGIC, PICKLE, is_old_form
 from ckptkit.stores.pytorch.numpy_arrays import PickledArray
-from ckptkit.stores.pytorch.old_form import MAX_MAGIC, is_old_form, read_old_form, read_old_names
+from ckptkit.stores.pytorch.old_form import read_old_form, read_old_names
 from ckptkit.stores.pytorch.pickle_machine import Pickle, read_as_far, read_pickle
 from ckptkit.stores.pytorch.tensors import (
     QuantisedBy,
@@ -41,14 +42,12 @@ from ckptkit.stores.pytorch.tensors import (
     list_tensors,
     storage_width,
 )
-from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-PICKLE = "data.pkl"
 _BROKEN = 1 << 26  # bytes of a file of before 1.6 that are looked at where it is broken
 MAX_PICKLE = 1 << 30  # bytes; a million tensors take 200 MB
 _BITS = re.compile(r"[a-z]+(?P<bits>[1-9]\d{0,2})(_[a-z0-9]+?)?(_?x(?P<count>[1-9]))?")
@@ -514,16 +513,3 @@ def _shared(parts: Mapping[str, PytorchPart]) -> Iterator[str]:
     for names in by_place.values():
         if len(names) > 1:
             yield f"{list_text(names)} are one tensor"
-
-
-def is_pytorch(head: Head) -> bool:
-    """Whether a file is a zip archive as `torch.save` writes it."""
-    return head.is_zip and any(
-        name == PICKLE or (name.endswith(f"/{PICKLE}") and name.count("/") == 1)
-        for name in head.members
-    )
-
-
-def is_old_pytorch(head: Head) -> bool:
-    """Whether a file begins as `torch.save` wrote it before 1.6."""
-    return is_old_form(head.start)

@@ -12,14 +12,12 @@ from ckptkit.errors import UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
 from ckptkit.stores.constants import ConstantUse, Quantisation, StoreOfConstants
 from ckptkit.stores.containers.weight_map import index_notes, read_weight_map, wanted_specs
+from ckptkit.stores.pytorch.detection import INDEX_SUFFIX
 from ckptkit.stores.pytorch.reader import PytorchStore, open_pytorch
-from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
-
-INDEX_SUFFIX = ".bin.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +138,3 @@ def open_pytorch_index(path: Path) -> PytorchSetStore:
         notes=tuple(notes),
         parts=parts,
     )
-
-
-def is_pytorch_index(head: Head) -> bool:
-    """Whether a file is the index of a set of PyTorch files, which its name says."""
-    return head.path.name.endswith(INDEX_SUFFIX) and not head.is_zip and not head.is_hdf5

@@ -34,7 +34,6 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSp
 from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
 from ckptkit.stores.containers.weight_map import index_notes, read_weight_map, wanted_specs
-from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
 from ckptkit.stores.safetensors.large_header import read_large_header
@@ -235,18 +234,3 @@ def _producer(metadata: Mapping[str, str]) -> str | None:
 
 
 # --- the index of several files -------------------------------------------------------------------
-
-
-def is_safetensors(head: Head) -> bool:
-    """Whether a file begins as safetensors does, or is called so."""
-    if is_safetensors_index(head) or head.is_zip or head.is_hdf5:
-        return False
-    is_json = head.path.name.endswith(".json")  # of an index; a header begins after eight bytes
-    return head.path.name.endswith(".safetensors") or (head.start[8:9] == b"{" and not is_json)
-
-
-def is_safetensors_index(head: Head) -> bool:
-    """Whether a file is the index of a set of safetensors files, which its name says."""
-    name = head.path.name
-    other = name.endswith(".bin.index.json")  # of PyTorch files
-    return name.endswith(".index.json") and not (other or head.is_zip or head.is_hdf5)

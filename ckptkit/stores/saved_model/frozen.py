@@ -24,9 +24,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, Structur
 from ckptkit.stores.constant_roles import role_of_constant
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import flaw_of, numbers_of, text_of
-from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
-from ckptkit.stores.tensor_bundle.table import read_varint
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
@@ -233,29 +231,3 @@ def open_frozen_graph(path: Path) -> FrozenGraph:
     ops = {node.op for node in graph.node}
     ops.update(node.op for function in graph.library.function for node in function.node_def)
     return FrozenGraph(path, GraphConstants([graph], str(path)), tuple(sorted(ops)))
-
-
-def is_graph(head: Head) -> bool:
-    """Say whether a file begins as a GraphDef: with a node that has a name and an op's name.
-
-    A message begins with its field of the lowest number: `node` here, `name` and then `op` in it.
-    """
-    try:
-        node, _end = _field(head.start, 0, 1)
-        name, after = _field(node, 0, 1)
-        op, _end = _field(node, after, 2)
-        return bool(name.decode() and op.decode().replace(">", "_").isidentifier())
-    except (FormatError, UnicodeDecodeError):
-        return False
-
-
-def _field(data: bytes, at: int, number: int) -> tuple[bytes, int]:
-    """Return a length-delimited field and where it ends, as far as `data` goes.
-
-    Raises FormatError where another field, or none, begins there.
-    """
-    tag, at = read_varint(data, at, "")
-    if tag != number << 3 | 2:
-        raise FormatError("", "another field")
-    size, at = read_varint(data, at, "")
-    return data[at : at + size], at + size

@@ -35,7 +35,8 @@ from ckptkit.stores.saved_model.frozen import GraphConstants, blocks_of
 from ckptkit.stores.saved_model.graph import asset_files
 from ckptkit.stores.saved_model.signatures import notes_on_tags, signatures_of
 from ckptkit.stores.saved_model.variable_uses import variable_uses
-from ckptkit.stores.tensor_bundle.reader import TensorBundle, index_path, open_bundle
+from ckptkit.stores.tensor_bundle.files import index_path
+from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array

@@ -13,13 +13,8 @@ from pathlib import Path
 from ckptkit._io.files import file_size
 from ckptkit.stores.proto import wire
 from ckptkit.stores.tensor_bundle import data_blocks
-from ckptkit.stores.tensor_bundle.reader import (
-    OBJECT_GRAPH_KEY,
-    entry_spec,
-    index_path,
-    read_header,
-    shard_path,
-)
+from ckptkit.stores.tensor_bundle.files import index_path, shard_path
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, entry_spec, read_header
 from ckptkit.stores.tensor_bundle.table import TableIndex, block_entries, read_block_of, read_index
 
 LARGE = 1 << 20  # bytes of an index; all of a smaller one is soon read

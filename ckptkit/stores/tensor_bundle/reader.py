@@ -41,6 +41,7 @@ from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.reopening import Opener, pickled
 from ckptkit.stores.tensor_bundle import data_blocks
 from ckptkit.stores.tensor_bundle import slices as _slices
+from ckptkit.stores.tensor_bundle.files import MAX_SHARDS, index_path, shard_paths
 from ckptkit.stores.tensor_bundle.object_graph import PackedNodes, parse_object_graph
 from ckptkit.stores.tensor_bundle.table import iter_table
 
@@ -48,10 +49,8 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
-INDEX_SUFFIX = ".index"
 BUNDLE_VERSION = 1  # the newest bundle layout; tensor_bundle.cc: kTensorBundleVersion
 MIN_PRODUCER = 0  # tensor_bundle.cc: kTensorBundleMinProducer
-MAX_SHARDS = 100_000
 MAX_RANK = 254  # TensorShape::MaxDimensions()
 MAX_ELEMENTS = (1 << 63) - 1
 # Tags of the fields of a `BundleEntryProto`.
@@ -59,30 +58,6 @@ DTYPE_TAG, SHAPE_TAG, SHARD_TAG, OFFSET_TAG, SIZE_TAG, CHECKSUM_TAG = wire.ENTRY
 MIN_ENTRY_BYTES = 9  # of an entry in the common form: dtype, empty shape, checksum
 _LARGE_INDEX = 8 << 20  # bytes; of some 150,000 variables or more
 MAX_SLICES = 2_000  # per tensor; keeps the overlap check short
-
-
-def index_path(prefix: Path) -> Path:
-    """Return PREFIX.index; a prefix that ends in "/" is a directory holding a file `.index`."""
-    return _member(prefix, INDEX_SUFFIX)
-
-
-def shard_path(prefix: Path, shard: int, num_shards: int) -> Path:
-    """Return the path of one data file."""
-    return _member(prefix, f".data-{shard:05d}-of-{num_shards:05d}")
-
-
-def shard_paths(prefix: Path, num_shards: int) -> tuple[Path, ...]:
-    """Return the paths of all data files; looks at the disk once."""
-    first = shard_path(prefix, 0, num_shards)
-    stem = first.name.removesuffix(f"00000-of-{num_shards:05d}")
-    return tuple(
-        first.with_name(f"{stem}{shard:05d}-of-{num_shards:05d}") for shard in range(num_shards)
-    )
-
-
-def _member(prefix: Path, suffix: str) -> Path:
-    is_directory = not prefix.name or (prefix / INDEX_SUFFIX).is_file()
-    return prefix / suffix if is_directory else prefix.parent / (prefix.name + suffix)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.tensor_bundle import reader as tensor_bundle
 from ckptkit.stores.tensor_bundle import table as leveldb_table
+from ckptkit.stores.tensor_bundle.files import FOOTER_BYTES, index_path, shard_path
 from ckptkit.stores.tensor_bundle.reader import TensorBundle
 from ckptkit.stores.tensor_bundle.slices import sliced_name
 
@@ -46,7 +47,7 @@ def survey(prefix: Path) -> DamagedBundle:
             raise
         first = error
     problems: list[CkptkitError] = []
-    path = tensor_bundle.index_path(prefix)
+    path = index_path(prefix)
     items = _table(path, problems)
     shards, big_endian = _header(prefix, items, problems)
     specs = _specs(items, len(shards), str(path), problems)
@@ -81,7 +82,7 @@ def _table(path: Path, problems: list[CkptkitError]) -> list[leveldb_table.Item]
         _note(problems, error)
         return []
     for name, handle, end in (
-        ("index", index, len(data) - leveldb_table.FOOTER_BYTES),
+        ("index", index, len(data) - FOOTER_BYTES),
         ("metaindex", metaindex, index[0]),
     ):
         if handle[0] + handle[1] + leveldb_table.TRAILER_BYTES != end:
@@ -148,7 +149,7 @@ def _header(
     prefix: Path, items: list[leveldb_table.Item], problems: list[CkptkitError]
 ) -> tuple[tuple[Path, ...], bool]:
     """Return (shards, big-endian) from the header, else the shards that lie there."""
-    path = tensor_bundle.index_path(prefix)
+    path = index_path(prefix)
     try:
         if not items or items[0][0]:
             raise FormatError(str(path), "the bundle header is missing")
@@ -156,13 +157,13 @@ def _header(
     except FormatError as error:
         _note(problems, error)
         return _shards_there(prefix), False
-    shards = tuple(tensor_bundle.shard_path(prefix, shard, count) for shard in range(count))
+    shards = tuple(shard_path(prefix, shard, count) for shard in range(count))
     return shards, big_endian
 
 
 def _shards_there(prefix: Path) -> tuple[Path, ...]:
     """Return the shards of the one set of data files beside a headless index, else none."""
-    first = tensor_bundle.shard_path(prefix, 0, 1)
+    first = shard_path(prefix, 0, 1)
     stem = first.name.removesuffix(".data-00000-of-00001")
     counts = {
         int(match[2])
@@ -172,7 +173,7 @@ def _shards_there(prefix: Path) -> tuple[Path, ...]:
     if len(counts) != 1:
         return ()
     (count,) = counts
-    return tuple(tensor_bundle.shard_path(prefix, shard, count) for shard in range(count))
+    return tuple(shard_path(prefix, shard, count) for shard in range(count))
 
 
 def _specs(

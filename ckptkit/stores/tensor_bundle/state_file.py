@@ -15,7 +15,7 @@ from ckptkit._io.files import read_start, read_whole
 from ckptkit._io.places import can_list
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
 from ckptkit.stores.base import Store
-from ckptkit.stores.tensor_bundle.reader import INDEX_SUFFIX, index_path, open_bundle
+from ckptkit.stores.tensor_bundle.files import INDEX_SUFFIX, index_path
 from ckptkit.stores.tensor_bundle.v1_files import files_of_checkpoint_v1, prefix_of, shard_files
 from ckptkit.text import lazy_pattern
 
@@ -163,6 +163,8 @@ def _opened(prefix: Path) -> Store:
         from ckptkit.stores.tensor_bundle.v1_reader import open_checkpoint_v1  # few are of V1
 
         return open_checkpoint_v1(prefix)
+    from ckptkit.stores.tensor_bundle.reader import open_bundle  # here, for other formats
+
     return open_bundle(prefix)
 
 

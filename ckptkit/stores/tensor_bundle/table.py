@@ -29,9 +29,8 @@ from pathlib import Path
 from ckptkit._io import crc32c
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import ChecksumError, FormatError, MissingDependencyError, TruncatedError
+from ckptkit.stores.tensor_bundle.files import FOOTER_BYTES, MAGIC
 
-MAGIC = 0xDB4775248B80FB57
-FOOTER_BYTES = 48
 TRAILER_BYTES = 5
 MAX_TABLE_BYTES = 1 << 31  # an index of 20 million variables; far above any real one
 MAX_BLOCK_BYTES = 1 << 28  # of one decompressed block; writers cut blocks at 256 KiB
@@ -41,12 +40,6 @@ MAX_SNAPPY_RATIO = 64  # snappy itself cannot exceed about 21
 MAX_KEY_GROWTH = 32
 
 Item = tuple[bytes, bytes]
-
-
-def is_table(path: Path) -> bool:
-    """Whether the file ends in a table's magic number; raises PathNotFoundError."""
-    size = file_size(path)
-    return size >= FOOTER_BYTES and _magic_of(read_exact(path, size - 8, 8)) == MAGIC
 
 
 def read_table(path: Path) -> list[Item]:

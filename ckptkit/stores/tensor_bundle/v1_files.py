@@ -6,8 +6,7 @@ from pathlib import Path
 
 from ckptkit._io.places import can_list
 from ckptkit.errors import FormatError, PathNotFoundError
-from ckptkit.stores.tensor_bundle.reader import MAX_SHARDS
-from ckptkit.stores.tensor_bundle.table import is_table
+from ckptkit.stores.tensor_bundle.files import MAX_SHARDS, is_table
 from ckptkit.text import lazy_pattern
 
 SHARD = lazy_pattern(r"(?s)(?P<prefix>.+)-(?P<shard>\d{5}|\?{5})-of-(?P<count>\d{5})")

@@ -33,17 +33,11 @@ from ckptkit.errors import (
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Slice, Structure, TensorSpec
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import list_of, numbers_of, text_of
-from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
+from ckptkit.stores.tensor_bundle.files import is_table
 from ckptkit.stores.tensor_bundle.reader import MAX_ELEMENTS, MAX_RANK, MAX_SLICES
 from ckptkit.stores.tensor_bundle.slices import check_cover, place, slice_key
-from ckptkit.stores.tensor_bundle.table import (
-    TableIndex,
-    block_entries,
-    is_table,
-    read_block_of,
-    read_index,
-)
+from ckptkit.stores.tensor_bundle.table import TableIndex, block_entries, read_block_of, read_index
 from ckptkit.stores.tensor_bundle.v1_files import prefix_of, shards_of
 
 if TYPE_CHECKING:
@@ -289,16 +283,14 @@ def _part(name: str, shape: tuple[int, ...], message: Any, shard: int, where: st
     )
 
 
-def is_checkpoint_v1(head: Head) -> bool:
-    """Say whether a file is a table whose first entry is that of a V1 checkpoint.
+def begins_as_v1(path: Path) -> bool:
+    """Say whether the first entry of a table is that of a V1 checkpoint.
 
     The index of a V2 checkpoint is such a table too: its first value, a BundleHeaderProto, begins
     with a number, a SavedTensorSlices with the message in its field 1.
     """
-    if head.is_directory or not is_table(head.path):
-        return False
-    index = read_index(head.path)
-    first = next(iter(_block(index, 0, file_state(head.path)).items())) if index.handles else None
+    index = read_index(path)
+    first = next(iter(_block(index, 0, file_state(path)).items())) if index.handles else None
     return first is not None and first[0] == b"" and first[1][:1] == b"\x0a"
 
 
@@ -314,7 +306,7 @@ def v1_prefixes(directory: Path, passed_over: Callable[[str], bool]) -> list[Pat
         path = directory / name
         if not passed_over(name) and not is_directory and path.is_file():
             try:
-                is_one = is_checkpoint_v1(Head(path))
+                is_one = is_table(path) and begins_as_v1(path)
             except CkptkitError:  # damaged, or not to be read: not for this question to say
                 continue
             if is_one:

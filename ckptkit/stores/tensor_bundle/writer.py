@@ -31,7 +31,8 @@ from ckptkit.dtypes import DTYPES, itemsize
 from ckptkit.errors import FormatError, OutputError, PathNotFoundError
 from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle.data_blocks import crc_of_variants
-from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
+from ckptkit.stores.tensor_bundle.files import index_path
+from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
 from ckptkit.stores.writing import (
     Blocks,
