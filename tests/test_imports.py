@@ -197,6 +197,15 @@ def test_listing_needs_neither_tensorflow_nor_numpy(arguments: list[str]) -> Non
     assert not modules_after(*arguments) & (HEAVY | {"numpy", "ml_dtypes", "tabulate"})
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "npz"])
+def test_where_values_stay_as_they_are_numpy_is_not_needed(tmp_path: Path, ending: str) -> None:
+    """Nor where they are compared or checksummed, as the proof of a conversion does."""
+    output = str(tmp_path / f"output.{ending}")
+    for arguments in (("convert", CHECKPOINT, output), ("verify", CHECKPOINT)):
+        assert not modules_after(*arguments) & {"numpy", "ml_dtypes"}
+    assert list(tmp_path.iterdir())
+
+
 # What takes long to import, and the list of an ordinary checkpoint needs none of.
 SLOW = {"google", "logging", "concurrent", "secrets", "hmac", "json", "importlib.metadata", "csv"}
 

@@ -630,14 +630,16 @@ def file_sha256(path: Path) -> str:
     """
     import hashlib  # here, since `ls` reads files and hashes none
 
+    from ckptkit._io.read_buffer import ReadBuffer
+
     size = file_size(path)
     extent = Extent(path, 0, size)
-    buffer = aligned_buffer(min(size, _HASHED_AT_ONCE))
+    buffer = ReadBuffer(_HASHED_AT_ONCE)
     total = hashlib.sha256()
     for start in range(0, size, _HASHED_AT_ONCE):
-        part = buffer[: min(_HASHED_AT_ONCE, size - start)]
-        extent.read_into(start, part.data)
-        total.update(part.data)
+        part = buffer.view[: min(_HASHED_AT_ONCE, size - start)]
+        extent.read_into(start, part)
+        total.update(part)
     return total.hexdigest()
 
 

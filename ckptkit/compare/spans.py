@@ -12,7 +12,6 @@ compared as bytes, and measured only if that finds a difference.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io import files
+from ckptkit._io.read_buffer import ReadBuffer
 from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.compare.kernel import CompiledMeter, FileValues, compiled_meter
 from ckptkit.compare.statistics import (
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 18  # two such buffers stay in a core's second-level cache
 SPAN_ELEMENTS = 1 << 22  # one work item: 16 MiB of float32
-
-
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class FileSpan(NamedTuple):
@@ -107,47 +103,21 @@ def source_of(store: Store, key: str) -> TensorSource:
     return FileSpan(store.shards[shard], offset, spec.nbytes, spec.dtype, spec.crc32c)
 
 
-class _ReadBuffer:
-    """Reused bytes of one thread, seen three ways: to read into, to compare, to checksum.
-
-    Anonymous maps start on a page: the kernel copies into them several times faster than into a
-    bytearray, which does not.
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        self.data = mmap.mmap(-1, nbytes)
-        self.view = memoryview(self.data)
-        # google_crc32c takes no memoryview of writable memory, but does take a ctypes array
-        self.whole = (ctypes.c_char * nbytes).from_buffer(self.data)
-        self.address = ctypes.addressof(self.whole)
-
-    def crc(self, crc: int, nbytes: int) -> int:
-        """Return `crc` extended by the first `nbytes` bytes; other threads run meanwhile."""
-        unlocked = _crc32c.unlocked_extend()
-        if unlocked is not None:
-            return unlocked(crc, self.address, nbytes)
-        return int(_crc32c.extend(crc, (ctypes.c_char * nbytes).from_buffer(self.data)))
-
-    def equals(self, other: _ReadBuffer, nbytes: int) -> bool:
-        """Whether the first `nbytes` bytes of both are the same; other threads run meanwhile."""
-        return bool(_memcmp(self.address, other.address, nbytes) == 0)
-
-
 class _ThreadBuffers(threading.local):
     def __init__(self) -> None:
-        self.small: tuple[_ReadBuffer, _ReadBuffer] | None = None
-        self.large: tuple[_ReadBuffer, _ReadBuffer] | None = None
+        self.small: tuple[ReadBuffer, ReadBuffer] | None = None
+        self.large: tuple[ReadBuffer, ReadBuffer] | None = None
 
-    def pair(self) -> tuple[_ReadBuffer, _ReadBuffer]:
+    def pair(self) -> tuple[ReadBuffer, ReadBuffer]:
         """Return two buffers of READ_BYTES."""
         if self.small is None:
-            self.small = _ReadBuffer(READ_BYTES), _ReadBuffer(READ_BYTES)
+            self.small = ReadBuffer(READ_BYTES), ReadBuffer(READ_BYTES)
         return self.small
 
-    def blocks(self) -> tuple[_ReadBuffer, _ReadBuffer]:
+    def blocks(self) -> tuple[ReadBuffer, ReadBuffer]:
         """Return two buffers that hold one block of metrics of the widest dtype (16 bytes)."""
         if self.large is None:
-            self.large = _ReadBuffer(16 * METRIC_BLOCK), _ReadBuffer(16 * METRIC_BLOCK)
+            self.large = ReadBuffer(16 * METRIC_BLOCK), ReadBuffer(16 * METRIC_BLOCK)
         return self.large
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ckptkit.dtypes import DTYPES, numpy_dtype
+from ckptkit._io.read_buffer import Bytes
+from ckptkit.dtypes import DTYPES, itemsize, numpy_dtype
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.text import count_text
@@ -47,6 +48,12 @@ class TensorToWrite(NamedTuple):
 
 Blocks = Callable[[str], Iterator[tuple[int, "Array"]]]
 """blocks(key) yields (start, values) in order over the whole tensor, as `Store.blocks` does."""
+
+
+StoredBytes = Callable[[str, str], Iterator[Bytes] | None]
+"""`blocks.stored_bytes(key, dtype)`: the bytes of a key, where a file holds them as they are to be
+written; each piece lasts until the next.  None where values have to be made.
+"""
 
 
 class SeparableBlocks(Protocol):
@@ -128,9 +135,13 @@ def checked_blocks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterato
         done += len(values)
         yield values
     if done != tensor.size:
-        raise OutputError(
-            f"blocks of {tensor.key!r} hold {done} of {tensor.size} elements", where=where
-        )
+        raise _wrong_size(tensor, done, where)
+
+
+def _wrong_size(tensor: TensorToWrite, done: int, where: str) -> OutputError:
+    return OutputError(
+        f"blocks of {tensor.key!r} hold {done} of {tensor.size} elements", where=where
+    )
 
 
 def raw_bytes(values: Array) -> Array:
@@ -217,10 +228,27 @@ def measure_strings(tensor: TensorToWrite, blocks: Blocks, where: str) -> String
     return StringSizes(total, longest, ends_in_nul)
 
 
-def numeric_chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[Array]:
-    """Yield the little-endian bytes of a tensor of fixed-size elements, block by block."""
-    for values in checked_blocks(tensor, blocks, where):
-        yield raw_bytes(values)
+def numeric_chunks(
+    tensor: TensorToWrite, blocks: Blocks | SeparableBlocks, where: str
+) -> Iterator[Bytes]:
+    """Yield the little-endian bytes of a tensor of fixed-size elements; a piece is soon reused.
+
+    Where `blocks` has the bytes as they are to be written (`StoredBytes`), no values are made.
+    """
+    stored: StoredBytes | None = getattr(blocks, "stored_bytes", None)
+    pieces = None if stored is None else stored(tensor.key, tensor.dtype)
+    if pieces is None:
+        for values in checked_blocks(tensor, blocks, where):
+            data = raw_bytes(values)
+            yield Bytes(data.data, int(data.ctypes.data))
+        return
+    done = 0
+    for piece in pieces:
+        done += len(piece.view)
+        yield piece
+    width = itemsize(tensor.dtype)
+    if done != tensor.size * width:
+        raise _wrong_size(tensor, done // width, where)
 
 
 def encoded_string_chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[bytes]:

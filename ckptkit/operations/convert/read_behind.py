@@ -19,19 +19,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from ckptkit._io.progress import bytes_read
+from ckptkit._io.read_buffer import ReadBuffer
 
 _AT_ONCE = 1 << 20  # bytes
 # Pages are kept in groups, which begin at multiples of their size; one that the writer is still
 # filling cannot be let go.  2 MiB are the largest (of a page table's second level on x86).
 _GROUP = 1 << 21
 _MOST_FILES = 64  # that are held open
-
-Extended = Callable[[int, npt.NDArray[np.uint8]], int]
-"""Returns the CRC-32C of bytes, from that of all but the last and these."""
+_NOT_THERE = bytes(range(0, 256, 2))  # of `mincore`, which says it of a page in the lowest bit
 
 
 class FlushError(OSError):
@@ -64,7 +60,7 @@ class _Follower:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def read_on(self, stop: int, extended: Extended, is_over: Callable[[], bool]) -> None:
+    def read_on(self, stop: int, is_over: Callable[[], bool]) -> None:
         """Read what was written before byte `stop` and not read yet; nothing if it is not dropped.
 
         Raises OSError; FlushError as `flush`.
@@ -77,35 +73,34 @@ class _Follower:
         if not self._is_dropped(self.done, stop):
             return
         os.posix_fadvise(self._descriptor, self.done, stop - self.done, os.POSIX_FADV_WILLNEED)
-        buffer = np.frombuffer(mmap.mmap(-1, _AT_ONCE), np.uint8)
+        buffer = ReadBuffer(_AT_ONCE)
         while self.done < stop and not is_over():
-            room = buffer[: stop - self.done]
-            count = os.preadv(self._descriptor, [room.data], self.done)
+            count = os.preadv(self._descriptor, [buffer.view[: stop - self.done]], self.done)
             if not count:  # it was cut: whoever reads the rest finds out
                 return
             bytes_read(count)
-            self.crc = extended(self.crc, room[:count])
+            self.crc = buffer.crc(self.crc, count)
             self.done += count
 
     def _is_dropped(self, start: int, stop: int) -> bool:
         """Whether the system's cache holds no page of [start, stop), as far as it says so."""
         mincore = _mincore()
         assert mincore is not None
-        pages = np.ones(-(-(stop - start) // mmap.PAGESIZE), np.uint8)
+        pages = ctypes.create_string_buffer(b"\1" * -(-(stop - start) // mmap.PAGESIZE))
+        # private: ctypes tells where memory lies that could be written, and nothing is
         with mmap.mmap(
-            self._descriptor, stop - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start
+            self._descriptor, stop - start, access=mmap.ACCESS_COPY, offset=start
         ) as mapped:
-            there = np.frombuffer(mapped, np.uint8)
-            failed = mincore(there.ctypes.data, stop - start, pages.ctypes.data)
-            del there  # the map is not closed while an array shows it
-        return not failed and not (pages & 1).any()
+            there = ctypes.c_char.from_buffer(mapped)
+            failed = mincore(ctypes.addressof(there), stop - start, ctypes.addressof(pages))
+            del there  # the map is not closed while something shows it
+        return not failed and not pages.raw[:-1].translate(None, _NOT_THERE)
 
 
 class ReadBehind:
     """Reads files while they are written, as far as it is told of that; one thread at a time."""
 
-    def __init__(self, extended: Extended) -> None:
-        self._extended = extended
+    def __init__(self) -> None:
         self._by_path: dict[Path, _Follower] = {}
 
     def read_on(self, path: Path, stop: int, is_over: Callable[[], bool]) -> None:
@@ -119,7 +114,7 @@ class ReadBehind:
                 if len(self._by_path) == _MOST_FILES:
                     return
                 follower = self._by_path[path] = _Follower(path)
-            follower.read_on(stop, self._extended, is_over)
+            follower.read_on(stop, is_over)
         except FlushError:
             raise
         except (OSError, ValueError):  # a file system that cannot do this

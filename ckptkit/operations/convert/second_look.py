@@ -16,7 +16,6 @@ look, through the cache as well; not where a page left the cache in between.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -25,14 +24,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from ckptkit._io import crc32c as _crc32c
-from ckptkit._io.files import Extent, aligned_buffer, file_size, os_error
+from ckptkit._io.files import Extent, file_size, os_error
 from ckptkit._io.filling import followed_by
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import bytes_read, phase
+from ckptkit._io.read_buffer import ReadBuffer
 from ckptkit.errors import CkptkitError, OutputError, TruncatedError, WorkerLostError
 from ckptkit.operations.convert.read_behind import FlushError, ReadBehind, flush
 
@@ -57,7 +54,7 @@ class DiskReading:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(2)
         self._reading: Future[Checksums] | None = None
-        self._behind = ReadBehind(_extended)
+        self._behind = ReadBehind()
         self._following: Future[None] | None = None
         self._missing = 0  # bytes that are still to be read
         self._is_over = False
@@ -131,11 +128,11 @@ class DiskReading:
 
     def _extended_by(self, crc: int, piece: _Piece) -> int:
         """Return a checksum, extended by the bytes of a piece, as they are on the disk."""
-        for part in read_from_disk(*piece):
+        for buffer, nbytes in read_from_disk(*piece):
             if self._is_over:
                 break
-            crc = _extended(crc, part)
-            self._missing -= len(part)  # of two threads, for the eye alone
+            crc = buffer.crc(crc, nbytes)
+            self._missing -= nbytes  # of two threads, for the eye alone
         return crc
 
 
@@ -196,29 +193,22 @@ def _name(piece: _Piece) -> str:
 
 def _checksum(piece: _Piece) -> int:
     crc = 0
-    for part in _parts(*piece):
-        crc = _extended(crc, part)
+    for buffer, nbytes in _parts(*piece):
+        crc = buffer.crc(crc, nbytes)
     return crc
 
 
-def _parts(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield bytes [start, stop) of a file; an array lasts until the next step."""
+def _parts(path: Path, start: int, stop: int) -> Iterator[tuple[ReadBuffer, int]]:
+    """Yield bytes [start, stop) of a file, as `read_from_disk` does, through the cache."""
     extent = Extent(path, 0, stop)
-    buffer = aligned_buffer(min(stop - start, _READ_AT_ONCE))
+    buffer = ReadBuffer(_READ_AT_ONCE)
     for at in range(start, stop, _READ_AT_ONCE):
-        part = buffer[: min(_READ_AT_ONCE, stop - at)]
-        extent.read_into(at, part.data)
-        yield part
+        nbytes = min(_READ_AT_ONCE, stop - at)
+        extent.read_into(at, buffer.view[:nbytes])
+        yield buffer, nbytes
 
 
-def _extended(crc: int, part: npt.NDArray[np.uint8]) -> int:
-    extend = _crc32c.unlocked_extend()
-    if extend is not None:
-        return extend(crc, part.ctypes.data, len(part))
-    return int(_crc32c.extend(crc, part.tobytes()))
-
-
-def read_from_disk(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np.uint8]]:
+def read_from_disk(path: Path, start: int, stop: int) -> Iterator[tuple[ReadBuffer, int]]:
     """Yield bytes [start, stop) of a file as they are on the disk.
 
     Where the system cannot leave its cache out, that is emptied of the file, if it can be.
@@ -229,7 +219,7 @@ def read_from_disk(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np
         stop: the byte after the last.
 
     Yields:
-        Arrays, each of which lasts until the next step.
+        A buffer and how many bytes it begins with, until the next step.
 
     Raises:
         PathNotFoundError, FormatError (not a regular file), TruncatedError, CkptkitError.
@@ -241,17 +231,16 @@ def read_from_disk(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np
         return
     done = start
     try:
-        # anonymous memory begins on a page, as reading past the cache asks for
-        buffer = np.frombuffer(mmap.mmap(-1, _READ_FROM_DISK), np.uint8)
+        buffer = ReadBuffer(_READ_FROM_DISK)
         while done < stop:
             # whole blocks are asked for; of the last one the file may have less
             wanted = min(_READ_FROM_DISK, -(-(stop - done) // _BLOCK) * _BLOCK)
-            count = min(os.preadv(descriptor, [buffer[:wanted].data], done), stop - done)
+            count = min(os.preadv(descriptor, [buffer.view[:wanted]], done), stop - done)
             if not count:
                 raise TruncatedError(str(path), "file shrank while read")
             bytes_read(count)
             done += count
-            yield buffer[:count]
+            yield buffer, count
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise os_error(path, error) from error
@@ -260,7 +249,7 @@ def read_from_disk(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np
         os.close(descriptor)
 
 
-def _after_forgetting(path: Path, start: int, stop: int) -> Iterator[npt.NDArray[np.uint8]]:
+def _after_forgetting(path: Path, start: int, stop: int) -> Iterator[tuple[ReadBuffer, int]]:
     """Yield bytes [start, stop) of a file, of which the cache is emptied, as far as it can be."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

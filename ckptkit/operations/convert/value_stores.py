@@ -7,16 +7,20 @@ be proven against what should have been.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io import crc32c
+from ckptkit._io.files import Extent
+from ckptkit._io.read_buffer import Bytes, ReadBuffer
 from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.align.transforms import Transform
+from ckptkit.compare.spans import FileSpan, source_of
 from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
-from ckptkit.errors import UsageError
+from ckptkit.errors import ChangedError, UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec, shaped
 
 if TYPE_CHECKING:
@@ -46,23 +50,47 @@ class ValueSource(NamedTuple):
         return self.store.blocks(self.key, max_elements)
 
 
-def small_values(source: ValueSource, small_reads: SmallReadCache) -> Array | None:
-    """Return all values of a small tensor that lies in a file as it is, checksum compared.
+def stored_bytes(
+    source: ValueSource, small_reads: SmallReadCache, buffer: ReadBuffer
+) -> Iterator[Bytes] | None:
+    """Return the bytes of a tensor that lie in a file as they are to be written, in pieces.
 
-    None for any other, and where something is wrong with it: reading its blocks tells.
+    Args:
+        source: the tensor.
+        small_reads: small tensors are read with what lies around them.
+        buffer: what others are read into: a piece lasts until the next one.
+
+    Returns:
+        The pieces in order, the stored checksum compared at their end; None where the file holds
+        other bytes, and values have to be made of them.  Taking them raises as `Store.blocks` does.
     """
-    import numpy as np
+    if sys.byteorder == "big":
+        return None
+    span = source_of(source.store, source.key)
+    return _pieces(source, span, small_reads, buffer) if isinstance(span, FileSpan) else None
 
-    store, spec = source.store, source.spec
-    width = itemsize(spec.dtype)
-    if spec.offset is None or spec.shard is None or spec.slices or not 0 < spec.nbytes <= SMALL:
-        return None
-    if not width or spec.nbytes != spec.size * width or not store.mappable(source.key):
-        return None
-    data = small_reads.read(store.shards[spec.shard], spec.offset, spec.nbytes)
-    if data is None or (spec.crc32c is not None and crc32c.value(data) != spec.crc32c):
-        return None
-    return np.frombuffer(data, numpy_dtype(spec.dtype))
+
+def _pieces(
+    source: ValueSource, span: FileSpan, small_reads: SmallReadCache, buffer: ReadBuffer
+) -> Iterator[Bytes]:
+    """Yield the bytes of a span; where something is wrong with them, reading its values tells."""
+    if 0 < span.nbytes <= SMALL:
+        data = small_reads.read(span.path, span.offset, span.nbytes)
+        if data is not None and span.crc32c in (None, crc32c.value(data)):
+            yield Bytes(memoryview(data))
+            return
+    extent = Extent(span.path, span.offset, span.nbytes)
+    step, crc = len(buffer.view), 0
+    for at in range(0, span.nbytes, step):
+        view = buffer.view[: span.nbytes - at]
+        extent.read_into(at, view)
+        if span.crc32c is not None:
+            crc = buffer.crc(crc, len(view))
+        yield Bytes(view, buffer.address)
+    if span.crc32c not in (None, crc):
+        for _ in source.blocks():
+            pass
+        raise ChangedError(span.path)
 
 
 class Cast(NamedTuple):

@@ -13,19 +13,20 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.atomic import replacing_directory, replacing_files
 from ckptkit._io.claims import Claim, claiming
 from ckptkit._io.output_paths import refusing
+from ckptkit._io.read_buffer import Bytes, ReadBuffer
 from ckptkit._io.small_reads import SmallReadCache
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.second_look import DiskReading, compare_with_proven, files_below
-from ckptkit.operations.convert.value_stores import ValueSource, small_values
+from ckptkit.operations.convert.value_stores import BLOCK_BYTES, ValueSource, stored_bytes
 from ckptkit.stores.registry import KERAS, OBJECT_GRAPH, SAVED_MODEL, function_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE
 from ckptkit.stores.writing import TensorToWrite
@@ -140,7 +141,7 @@ def _outputs(plan: Plan) -> list[TensorToWrite]:
 
 
 class PlannedBlocks:
-    """Where a writer gets the values of a key: small ones out of blocks of their file.
+    """Where a writer gets the values of a key, or their bytes as they lie in a file.
 
     It can be sent to a worker, as far as its sources can.
     """
@@ -155,9 +156,18 @@ class PlannedBlocks:
         return cls({tensor.key: tensor.values for tensor in plan.tensors})
 
     def __call__(self, key: str) -> Iterator[tuple[int, Array]]:
+        return self._sources[key].blocks()
+
+    def stored_bytes(self, key: str, dtype: str) -> Iterator[Bytes] | None:
+        """Return the bytes of a key, one piece at a time; see `ckptkit.stores.writing`."""
         source = self._sources[key]
-        values = small_values(source, self._small_reads)
-        return source.blocks() if values is None else iter(((0, values),))
+        if source.spec.dtype != dtype:
+            return None
+        return stored_bytes(source, self._small_reads, self._buffer)
+
+    @cached_property
+    def _buffer(self) -> ReadBuffer:
+        return ReadBuffer(BLOCK_BYTES)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PlannedBlocks, (self._sources,)

@@ -27,7 +27,6 @@ from typing import Any
 from ckptkit._io.atomic import replacing
 from ckptkit._io.files import (
     Extent,
-    aligned_buffer,
     file_size,
     file_state,
     is_file,
@@ -235,12 +234,12 @@ def _state(checkpoint: Checkpoint) -> str | None:
 
 def _crc(file: Path) -> str:
     """Return the crc32c of a whole file, in hex."""
-    from ckptkit._io import crc32c
+    from ckptkit._io.read_buffer import ReadBuffer
 
     size, crc = file_size(file), 0
-    extent, buffer = Extent(file, 0, size), aligned_buffer(_READ_AT_ONCE)
+    extent, buffer = Extent(file, 0, size), ReadBuffer(_READ_AT_ONCE)
     for start in range(0, size, _READ_AT_ONCE):
-        part = buffer[: min(_READ_AT_ONCE, size - start)]
-        extent.read_into(start, part.data)
-        crc = int(crc32c.extend(crc, part))
+        count = min(_READ_AT_ONCE, size - start)
+        extent.read_into(start, buffer.view[:count])
+        crc = buffer.crc(crc, count)
     return f"{crc:08x}"

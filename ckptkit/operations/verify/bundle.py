@@ -328,8 +328,7 @@ def _decoded(
     bundle, shard, piece = item
     assert piece.key is not None
     try:
-        for _ in bundle.blocks(piece.key):
-            pass
+        bundle.read_through(piece.key)
     except CkptkitError as error:
         finding = of_error(error, "tensor")
         where = f"{shard.name}: {piece.label}"

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.crc32c import combine
-from ckptkit._io.files import Extent, aligned_buffer, file_size
+from ckptkit._io.files import Extent, file_size
 from ckptkit._io.pool import batched_map, some_names
 from ckptkit._io.progress import Progress, ProgressMeter
+from ckptkit._io.read_buffer import Bytes, ReadBuffer
+from ckptkit._io.read_buffer import lent as lent_bytes
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.verify.ranges import (
@@ -33,15 +34,10 @@ from ckptkit.operations.verify.ranges import (
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
 BATCH_BYTES = 16 << 20  # of one work item
 BATCH_PARTS = 1 << 14  # of one; of small tensors there are many to a byte
 READ_BYTES = 1 << 18  # read and checksummed while they are in a core's cache
 MAX_REPEATED = 4  # overlapping pieces are read again up to this many times the size of the files
-_UNLOCK_BYTES = 1 << 14  # from here on, letting other threads run is worth a call through ctypes
 
 
 class ReadBatch(NamedTuple):
@@ -205,12 +201,11 @@ def batches_of(plan: ShardPlan) -> Iterator[ReadBatch]:
 _thread = threading.local()
 
 
-def _buffer() -> tuple[npt.NDArray[np.uint8], int]:
-    """Return this thread's buffer and its address."""
+def _buffer() -> ReadBuffer:
+    """Return this thread's buffer."""
     if not hasattr(_thread, "buffer"):
-        array = aligned_buffer(READ_BYTES)
-        _thread.buffer = array, int(array.ctypes.data)
-    buffer: tuple[npt.NDArray[np.uint8], int] = _thread.buffer
+        _thread.buffer = ReadBuffer(READ_BYTES)
+    buffer: ReadBuffer = _thread.buffer
     return buffer
 
 
@@ -226,8 +221,7 @@ class _Reader:
         self.batch = batch
         self.total = sum(nbytes for _index, nbytes in batch.parts)
         self.extent = Extent(batch.path, batch.offset, self.total)
-        self.buffer, self.address = _buffer()  # or what is lent in its place
-        self.extend = _crc32c.unlocked_extend()
+        self.buffer: Bytes = _buffer()
 
     def all(self) -> list[int]:
         crcs: list[int] = []
@@ -239,7 +233,7 @@ class _Reader:
                 if at == loaded:
                     start, loaded = loaded, loaded + self._load(loaded)
                 step = min(left, loaded - at)
-                crc = self._extended(crc, at - start, step)
+                crc = self.buffer.crc(crc, step, at - start)
                 at, left = at + step, left - step
             crcs.append(crc)
         return crcs
@@ -248,19 +242,13 @@ class _Reader:
         """Have the next bytes of the batch in the buffer; return how many."""
         lent = self.extent.lent(start, self.total - start)
         if lent is not None:
-            import numpy as np  # here: most batches are read into a buffer that is there
-
-            self.buffer = np.frombuffer(lent, np.uint8)
-            self.address = int(self.buffer.ctypes.data)
+            self.buffer = lent_bytes(lent)
             return len(lent)
+        if not isinstance(self.buffer, ReadBuffer):
+            self.buffer = _buffer()
         count = min(self.total - start, READ_BYTES)
-        self.extent.read_into(start, self.buffer[:count].data)
+        self.extent.read_into(start, self.buffer.view[:count])
         return count
-
-    def _extended(self, crc: int, at: int, nbytes: int) -> int:
-        if self.extend is not None and nbytes >= _UNLOCK_BYTES:
-            return self.extend(crc, self.address + at, nbytes)
-        return int(_crc32c.extend(crc, self.buffer[at : at + nbytes]))
 
 
 def range_checksums(

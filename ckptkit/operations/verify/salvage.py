@@ -186,8 +186,7 @@ def _decoded(item: tuple[TensorBundle, Path, ChecksummedRange]) -> tuple[str, st
     bundle, shard, piece = item
     assert piece.key is not None
     try:
-        for _ in bundle.blocks(piece.key):
-            pass
+        bundle.read_through(piece.key)
     except ChecksumError:
         return piece.key, f"its checksum does not hold ({shard.name})"
     except CkptkitError as error:

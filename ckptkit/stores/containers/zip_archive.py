@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import Extent, aligned_buffer, expect_reads, file_size, read_exact
+from ckptkit._io.files import Extent, expect_reads, file_size, read_exact
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 
 STORED, DEFLATED = 0, 8
@@ -152,12 +152,14 @@ def crc32_of_stored(path: Path, member: Member, start: int, stop: int) -> int:
 
     Those of neighbouring ranges are joined by `joined_crc32`.  Raises TruncatedError.
     """
+    from ckptkit._io.read_buffer import ReadBuffer  # here, since lists of members need none
+
     extent = Extent(path, member.offset + start, stop - start)
     if not hasattr(_thread, "buffer"):
-        _thread.buffer = memoryview(aligned_buffer(_READ_BYTES))  # type: ignore[arg-type,unused-ignore]
+        _thread.buffer = ReadBuffer(_READ_BYTES)
     crc = 0
     for at in range(0, stop - start, _READ_BYTES):
-        piece = _thread.buffer[: min(_READ_BYTES, stop - start - at)]
+        piece = _thread.buffer.view[: min(_READ_BYTES, stop - start - at)]
         extent.read_into(at, piece)
         crc = zlib.crc32(piece, crc)
     return crc
@@ -165,7 +167,7 @@ def crc32_of_stored(path: Path, member: Member, start: int, stop: int) -> int:
 
 def joined_crc32(first: int, second: int, second_nbytes: int) -> int:
     """Return the CRC-32 of two runs laid end to end, from that of each and the second's length."""
-    from ckptkit._io.crc32c import combine  # here, since lists of members need none
+    from ckptkit._io.crc32c import combine  # likewise
 
     return combine(first, second, second_nbytes, _CRC32)
 

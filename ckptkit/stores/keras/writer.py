@@ -27,10 +27,10 @@ from ckptkit.stores.containers.zip_archive import STORED, member_chunks, read_di
 from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.hdf5.values import write_dataset
 from ckptkit.stores.keras.h5_store import H5Store
-from ckptkit.stores.writing import Blocks, TensorToWrite, checked_blocks, raw_bytes
+from ckptkit.stores.writing import Blocks, TensorToWrite, checked_blocks, numeric_chunks
 
 if TYPE_CHECKING:
-    from ckptkit.dtypes import Array
+    pass
 
 _COPY = 1 << 20  # bytes copied at a time
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that the format can tell
@@ -123,8 +123,9 @@ def _patched(
         at = 0
         for dataset in sorted(direct, key=_place):
             yield from _gap(base, at, _place(dataset))
-            for block in _blocks(path, keys[dataset.path], dataset, values):
-                yield memoryview(raw_bytes(block).data)
+            tensor = _tensor(path, keys[dataset.path], dataset)
+            for piece in numeric_chunks(tensor, values, str(path)):
+                yield piece.view
             at = _place(dataset) + dataset.nbytes
         yield from _gap(base, at, base.nbytes)
 
@@ -148,8 +149,8 @@ def _gap(base: ByteRange, start: int, stop: int) -> Iterator[bytes]:
         yield base.read(at, min(_COPY, stop - at))
 
 
-def _blocks(path: Path, key: str, dataset: H5Dataset, values: Blocks) -> Iterator[Array]:
-    """Yield the checked blocks of one tensor; opaque values are checked as bytes."""
+def _tensor(path: Path, key: str, dataset: H5Dataset) -> TensorToWrite:
+    """Return what a dataset takes; opaque values are checked as bytes."""
     if dataset.dtype == "string":
         raise OutputError(
             f"{key!r} holds strings, which are not written into HDF5", where=str(path)
@@ -158,7 +159,7 @@ def _blocks(path: Path, key: str, dataset: H5Dataset, values: Blocks) -> Iterato
     dtype = dataset.dtype
     if dtypes.kind(dtype) == "opaque":
         dtype, shape = "uint8", (math.prod(shape) * (dataset.width or 1),)
-    return checked_blocks(TensorToWrite(key, dtype, shape), values, str(path))
+    return TensorToWrite(key, dtype, shape)
 
 
 @contextmanager
@@ -175,7 +176,8 @@ def _with_others(
             for chunk in _gap(source, 0, source.nbytes):
                 out.write(chunk)
         for dataset in others:
-            blocks = _blocks(path, keys[dataset.path], dataset, values)
+            tensor = _tensor(path, keys[dataset.path], dataset)
+            blocks = checked_blocks(tensor, values, str(path))
             write_dataset(copy, dataset, blocks)
         yield whole_file(copy)
 

@@ -163,8 +163,8 @@ def _chunks(item: _PlacedMember, blocks: Blocks, where: str) -> Iterator[bytes |
     elif item.tensor.dtype == "string":
         yield from encoded_string_chunks(item.tensor, blocks, where)
     else:
-        for data in numeric_chunks(item.tensor, blocks, where):
-            yield data.data
+        for piece in numeric_chunks(item.tensor, blocks, where):
+            yield piece.view
 
 
 def _fixed_strings(item: _PlacedMember, blocks: Blocks, where: str) -> Iterator[bytes]:

@@ -176,8 +176,8 @@ def _chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[bytes
     if tensor.dtype == "string":
         yield from encoded_string_chunks(tensor, blocks, where)
     else:
-        for data in numeric_chunks(tensor, blocks, where):
-            yield data.data
+        for piece in numeric_chunks(tensor, blocks, where):
+            yield piece.view
 
 
 def _header(placed: Sequence[_PlacedTensor], metadata: dict[str, str], where: str) -> bytes:

@@ -154,6 +154,17 @@ class TensorBundle:
             return data_blocks.opaque_blocks(shard, spec, where)
         return data_blocks.fixed_blocks(shard, spec, self.big_endian, max_elements, where)
 
+    def read_through(self, key: str) -> None:
+        """Read all bytes of a tensor, checksums compared; raises as taking its `blocks` does."""
+        spec = self._spec(key)
+        if spec.dtype != "string" or spec.slices:
+            parts: Iterator[object] = self.blocks(key)
+        else:  # no arrays are made of them
+            shard = self._shard(spec)
+            parts = data_blocks.string_lists(shard, spec, self.big_endian, f"{shard}: {key}")
+        for _ in parts:
+            pass
+
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
         spec = self._spec(key)
         stop = spec.size if stop is None else min(stop, spec.size)

@@ -37,11 +37,13 @@ from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, 
 from ckptkit.stores.writing import (
     Blocks,
     SeparableBlocks,
+    StoredBytes,
     TensorToWrite,
     blocks_of,
     checked_blocks,
     checked_tensors,
     element_bytes,
+    numeric_chunks,
     plan_shards,
     raw_bytes,
 )
@@ -245,6 +247,12 @@ class _BlocksWithGraph:
         else:
             yield from self.blocks(key)
 
+    @property
+    def stored_bytes(self) -> StoredBytes | None:
+        """See there; the graph is no key that it is asked for."""
+        found: StoredBytes | None = getattr(self.blocks, "stored_bytes", None)
+        return found
+
     def only(self, keys: Iterable[str]) -> Blocks:
         """Return what gives the values of these keys alone."""
         wanted = set(keys)
@@ -324,11 +332,11 @@ def write_numbers(
 ) -> tuple[int, int]:
     """Write the little-endian values; return (bytes written, their crc32c)."""
     size = crc = 0
-    for values in checked_blocks(tensor, blocks, where):
-        data = raw_bytes(values)
-        crc = _crc32c.extend(crc, data)
-        file.write(data.data)
-        size += len(data)
+    for piece in numeric_chunks(tensor, blocks, where):
+        nbytes = len(piece.view)
+        crc = piece.crc(crc, nbytes)
+        file.write(piece.view)
+        size += nbytes
     return size, crc
 
 

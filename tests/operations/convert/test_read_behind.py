@@ -17,7 +17,7 @@ from ckptkit._io import filling as filling_module
 from ckptkit._io.filling import filling
 from ckptkit.operations.convert import read_behind
 from ckptkit.operations.convert.read_behind import FlushError, ReadBehind, flush
-from ckptkit.operations.convert.second_look import DiskReading, _extended, read_from_disk
+from ckptkit.operations.convert.second_look import DiskReading, read_from_disk
 from support.injecting import why_not
 from support.places import environment
 
@@ -38,12 +38,12 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def behind() -> ReadBehind:
-    return ReadBehind(_extended)
+    return ReadBehind()
 
 
 def is_dropped(path: Path) -> bool:
     """Whether the system here drops a file from its cache, and says so; one in memory it cannot."""
-    reading = ReadBehind(_extended)
+    reading = ReadBehind()
     reading.read_on(path, 4 * MIB, never)
     found = reading.found(path.stat())
     reading.close()
@@ -127,7 +127,9 @@ def test_a_writer_that_fails_ends_the_reading(
 )
 def test_a_file_is_read_from_the_disk_from_any_byte_on(file: Path, start: int, stop: int) -> None:
     """A disk gives whole blocks; what begins within one is read with the cache emptied before."""
-    read = b"".join(part.tobytes() for part in read_from_disk(file, start, stop))
+    read = b"".join(
+        bytes(buffer.view[:count]) for buffer, count in read_from_disk(file, start, stop)
+    )
     assert read == DATA[start:stop]
 
 
