@@ -231,6 +231,14 @@ def test_listing_hdf5_imports_little() -> None:
     assert not modules_after("ls", WEIGHTS_H5) & OF_FEW
 
 
+@pytest.mark.parametrize(
+    "arguments", [["verify", CHECKPOINT], ["scan", SAVED_MODEL]], ids=["verify", "scan"]
+)
+def test_verifying_and_scanning_import_little(arguments: list[str]) -> None:
+    """No arrays, and no clients of the web (which escape the XML of JUnit)."""
+    assert not modules_after(*arguments) & {"numpy", "ssl", "xml", "subprocess"}
+
+
 def test_formats_are_told_apart_without_their_readers() -> None:
     """A file is asked for by the rule of one format after the other: none may bring its reader."""
     program = (

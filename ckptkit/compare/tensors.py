@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +30,8 @@ from ckptkit.errors import ChecksumError, UsageError
 from ckptkit.results import Result
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ckptkit.stores.base import Store
 
 __all__ = [

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +28,8 @@ from ckptkit.golden.sketch_types import Sketch
 from ckptkit.stores.registry import format_of_name
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ckptkit.checkpoint.checkpoint import Checkpoint
     from ckptkit.checkpoint.naming import Naming
     from ckptkit.stores.base import Store

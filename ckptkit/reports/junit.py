@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
-from xml.sax.saxutils import escape, quoteattr
 
 from ckptkit.text import printable
 
@@ -70,7 +69,7 @@ def _suite(suite: JUnitSuite) -> Iterator[str]:
     for case in suite.cases:
         yield from _case(case)
     if suite.output:
-        yield f"<system-out>{escape(printable(suite.output))}</system-out>"
+        yield f"<system-out>{_escaped(suite.output)}</system-out>"
     yield "</testsuite>"
 
 
@@ -87,5 +86,13 @@ def _case(case: JUnitCase) -> Iterator[str]:
         yield f"{head}/>"
 
 
+def _escaped(text: str) -> str:
+    from xml.sax.saxutils import escape  # here and below: it imports clients of the web
+
+    return escape(printable(text))
+
+
 def _attribute(text: str) -> str:
+    from xml.sax.saxutils import quoteattr
+
     return quoteattr(printable(text))

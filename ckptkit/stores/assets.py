@@ -7,7 +7,6 @@ the end do not count: one of them writes a last one, the other does not.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -105,6 +104,8 @@ def _file_digest(path: Path) -> str | None:
 
 
 def _digest(chunks: Iterable[bytes]) -> str:
+    import hashlib  # here, since most models have none
+
     total = hashlib.sha256()
     for chunk in _without_last_newlines(chunks):
         total.update(chunk)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.align.matching import Match, TensorSet, align, align_content
@@ -34,6 +33,9 @@ from ckptkit.stores.constants import StoreOfConstants
 from ckptkit.stores.following import following_latest
 from ckptkit.text import natural
 from ckptkit.wording import operands_called
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["DiffResult", "LeftOut", "TensorDiff", "diff"]
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.places import path_of
 from ckptkit._io.progress import phase
@@ -16,6 +15,9 @@ from ckptkit.operations.gate.policy import read_policy
 from ckptkit.operations.gate.rules import Gate, checks
 from ckptkit.operations.verify.api import Verification
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 SCHEMA = "ckptkit.gate/2"
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import read_whole
 from ckptkit.errors import FormatError, UnsupportedError, UsageError
@@ -26,6 +25,9 @@ from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import Verification, verify
 from ckptkit.stores.registry import files_at, format_of
 from ckptkit.text import count_text, list_text, parse_size
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _SHOWN = 3  # findings of an operation that a rule names
 

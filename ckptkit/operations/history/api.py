@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckptkit._io.places import path_of
 from ckptkit._io.progress import Progress
@@ -46,6 +46,9 @@ from ckptkit.operations.history.types import (
     thresholds_of,
 )
 from ckptkit.text import natural
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["History", "HistoryFinding", "HistoryThresholds", "history"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from typing import TYPE_CHECKING
 
 from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -14,6 +14,9 @@ from ckptkit.operations.history.steps import OrderedRun
 from ckptkit.operations.history.types import HistoryFinding
 from ckptkit.operations.statistics import is_numeric, statistics_of_all
 from ckptkit.text import list_text
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _LEFT_OUT = ("counter", "config")
 _ASSUMED = "by halving: assumed that what is not finite stays"

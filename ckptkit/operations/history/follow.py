@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckptkit._io.files import FileState, file_state
 from ckptkit._io.places import is_url, path_of, text_of
@@ -31,6 +31,9 @@ from ckptkit.operations.history.types import WENT, HistoryThresholds, thresholds
 from ckptkit.stores.registry import files_at
 from ckptkit.text import without_secrets
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 LOOK_EVERY_S = 0.5
 

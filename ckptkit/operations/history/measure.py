@@ -14,7 +14,6 @@ import ctypes
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
@@ -28,6 +27,8 @@ from ckptkit.errors import CkptkitError
 from ckptkit.operations.statistics import Statistics
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ckptkit.dtypes import Array
 
 SPAN = 1 << 17  # elements read at once: four float64 rows of them stay in a core's caches

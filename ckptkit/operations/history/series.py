@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -21,6 +21,9 @@ from ckptkit.operations.history.measure import (
 )
 from ckptkit.operations.history.tracks import Track
 from ckptkit.operations.history.types import TensorMeasurement, TensorUpdate, units_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _WIDE = 1 << 16  # columns of a matrix that is measured at fewer steps at a time
 

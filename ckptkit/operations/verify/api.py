@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ckptkit._io.files import (
     FileState,
@@ -33,11 +32,7 @@ from ckptkit.operations.findings import SEVERITIES, Check, Finding, Unit, of_err
 from ckptkit.operations.input_files import DIRECTORY, UNKNOWN, files_read
 from ckptkit.operations.verify.directory import verify_directory
 from ckptkit.operations.verify.in_use import Look, look_twice
-from ckptkit.operations.verify.manifest import check_manifest, write_manifest
-from ckptkit.operations.verify.salvage import readable_names
 from ckptkit.operations.verify.sampling import TensorSample, checked_sample
-from ckptkit.operations.verify.stream import verify_stream
-from ckptkit.operations.verify.values import values_check
 from ckptkit.results import Document
 from ckptkit.stores.base import Store
 from ckptkit.stores.directories import (
@@ -46,7 +41,6 @@ from ckptkit.stores.directories import (
     format_of_directory,
     is_model_directory,
 )
-from ckptkit.stores.hdf5 import client
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
     KERAS,
@@ -60,6 +54,9 @@ from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, is_v1
 from ckptkit.stores.text_damage import explained, hint_of_text_damage
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
@@ -221,10 +218,14 @@ def verify(
     units = [unit for unit, _store in done]
     listed = [(unit.path, unit.format, store) for unit, store in done]
     if manifest is not None and units:
+        from ckptkit.operations.verify.manifest import check_manifest  # here, since most have none
+
         check, others = check_manifest(path_of(manifest), place, listed, executor)
         unit = _with(units[-1], check)
         units[-1] = replace(unit, not_checked=(*unit.not_checked, *others))
     if new_manifest is not None:
+        from ckptkit.operations.verify.manifest import write_manifest
+
         write_manifest(Path(new_manifest), place, listed, executor)
     named = (_named(unit, store) for unit, (_unit, store) in zip(units, done, strict=True))
     return Verification(place, tuple(named), strict)
@@ -299,6 +300,8 @@ def _named(unit: Unit, store: Store | None) -> Unit:
     """Give the findings about tensors their readable names."""
     if store is None or not any(finding.key for finding in unit.findings):
         return unit
+    from ckptkit.operations.verify.salvage import readable_names  # here, since most are sound
+
     names = readable_names(store)
     checks = []
     for check in unit.checks:
@@ -315,6 +318,8 @@ def _with_values(
     if any(finding.code == "data.overlap" for finding in unit.findings):
         text = "values: tensors overlap"  # reading each could take for ever
         return replace(unit, not_checked=(*unit.not_checked, text))
+    from ckptkit.operations.verify.values import values_check  # here, since few ask for it
+
     total = sum(spec.nbytes for spec in store.specs.values())
     meter = ProgressMeter(progress, "values", total, by_reads=True)
     return _with(unit, values_check(store, executor, meter))
@@ -457,11 +462,15 @@ def _verified(
         is_hdf5 = row.structure in (KERAS, LEGACY_KERAS)
         if sample is None and (is_hdf5 or row.is_archive):
             if is_hdf5:
+                from ckptkit.stores.hdf5 import client
+
                 client.begin()  # it takes as long to start as much of the rest
             for file in files:  # libhdf5 opens files by itself, and members are read in many ways
                 begin_to_fetch(file, must=is_hdf5)
         hook = format_of(target.format).verify
         if not hook:
+            from ckptkit.operations.verify.stream import verify_stream  # of other formats
+
             unit, store = verify_stream(target.format, target.path, executor, progress, sample)
         elif sample is None:
             unit, store = function_of(hook)(target.path, executor, progress)

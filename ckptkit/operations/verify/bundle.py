@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckptkit._io.crc32c import crc_of_repeated
 from ckptkit._io.files import expect_whole, file_size, is_local
@@ -36,6 +36,9 @@ from ckptkit.stores.tensor_bundle.recovery import survey
 from ckptkit.stores.tensor_bundle.slices import sliced_name
 from ckptkit.stores.tensor_bundle.table import read_table
 from ckptkit.text import count_text, list_text
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _TORN_HINT = (
     "the data file is newer than the index: it may be of a later save that was not finished; "

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from itertools import tee
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent, file_size
@@ -33,6 +32,9 @@ from ckptkit.operations.verify.ranges import (
 )
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 BATCH_BYTES = 16 << 20  # of one work item
 BATCH_PARTS = 1 << 14  # of one; of small tensors there are many to a byte

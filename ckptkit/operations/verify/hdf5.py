@@ -8,10 +8,9 @@ one run of bytes are then the same too, and all others are read by libhdf5 alone
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from functools import partial
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.beside import beside
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, UnsupportedError
@@ -26,6 +25,9 @@ from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.registry import LEGACY_KERAS, format_of, model_config
 from ckptkit.text import count_text, list_text
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 NOT_BY_LIBHDF5 = "whether libhdf5 reads the same (pip install 'ckptkit-tf[hdf5]')"
 

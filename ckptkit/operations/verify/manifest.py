@@ -16,9 +16,8 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.atomic import replacing_files
 from ckptkit._io.claims import claiming
@@ -40,6 +39,9 @@ from ckptkit.stores.base import Store
 from ckptkit.stores.registry import format_of
 from ckptkit.text import count_text, list_text
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 MAX_MANIFEST = 256 << 20  # bytes
 _SHOWN = 80  # characters of a damaged line

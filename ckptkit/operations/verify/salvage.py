@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.places import path_of
 from ckptkit._io.pool import bounded_map
@@ -31,6 +30,9 @@ from ckptkit.stores.saved_model.reader import VARIABLES
 from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.stores.tensor_bundle.reader import TensorBundle
 from ckptkit.stores.tensor_bundle.recovery import survey
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # what object-based checkpoints add to a path
 

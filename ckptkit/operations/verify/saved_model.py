@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit._io.places import can_list, entries_known
@@ -24,6 +23,9 @@ from ckptkit.stores.saved_model.graph import Asset, MetaGraph, Op, read_graphs
 from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
 from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.text import count_text, list_text
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 FINGERPRINT = "fingerprint.pb"
 ASSETS = "assets"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.beside import beside
 from ckptkit._io.files import expect_whole, file_size, is_local, unchanged
@@ -25,6 +25,9 @@ from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.registry import KERAS, LEGACY_KERAS, Format, format_of, open_format
 from ckptkit.text import count_text
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
 
 _NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, ‹manifest›)"
 INFLATED_FLOOR = 256 << 20  # bytes; below this no ratio is refused

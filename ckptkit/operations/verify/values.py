@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.pool import batched_map
@@ -15,6 +14,8 @@ from ckptkit.operations.findings import Check, Finding, of_error
 from ckptkit.stores.base import Store
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ckptkit.dtypes import Array
 
 _BLOCK = 1 << 18  # elements: small enough for a core's cache
