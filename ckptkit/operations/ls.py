@@ -348,10 +348,12 @@ def _statistics(
     progress: Progress | None,
 ) -> dict[str, Statistics]:
     """Return the statistics of all numeric tensors, by key."""
-    from ckptkit.operations.statistics import is_numeric, statistics_of_all  # most need none
+    from ckptkit.operations.quantised import numbers_store, quantisations_of  # most need none
+    from ckptkit.operations.statistics import is_numeric, statistics_of_all
 
     numeric = [t.spec for t in tensors if is_numeric(t.spec.dtype)]
-    return statistics_of_all(checkpoint.store, numeric, executor, progress)
+    store = numbers_store(checkpoint.store, quantisations_of(checkpoint.store))
+    return statistics_of_all(store, numeric, executor, progress)
 
 
 def _order(sort: str, found: Mapping[str, Statistics]) -> Callable[[Tensor], Any]:

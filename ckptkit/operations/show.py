@@ -17,8 +17,7 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UnsupportedError, UsageError
-from ckptkit.operations.convert.value_stores import ValueSource
-from ckptkit.operations.quantised import numbers_source, quantisations_of
+from ckptkit.operations.quantised import numbers_store, quantisations_of
 from ckptkit.operations.statistics import BINS, Statistics, is_numeric, statistics_of
 from ckptkit.results import Document
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
@@ -147,7 +146,7 @@ def valued_checkpoint(
     """Return the checkpoint, or one of the numbers that a tensor's integers stand for."""
     if quantisation is None:
         return checkpoint
-    return Checkpoint(numbers_source(ValueSource(checkpoint.store, key), quantisation).store)
+    return Checkpoint(numbers_store(checkpoint.store, {key: quantisation}))
 
 
 # --- slices -----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ckptkit.operations.convert.value_stores import ValueSource, cast_source, tr
 from ckptkit.operations.diff.carried_store import CarriedStore
 from ckptkit.operations.diff.compared_sides import ComparedSides, Numbers, NumbersOfSides
 from ckptkit.operations.diff.result import TensorDiff
-from ckptkit.operations.quantised import numbers_source, quantisations_of
+from ckptkit.operations.quantised import numbers_store, quantisations_of
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.constants import BIAS, ConstantUse, StoreOfConstants
 from ckptkit.text import count_text
@@ -174,12 +174,12 @@ def _side(store: Store, side: TensorSet, transforms: Mapping[str, Transform]) ->
     """Return a side whose quantised tensors are numbers, and whose others are put in order."""
     specs, carried, numbers = dict(side.specs), {}, {}
     quantisations = quantisations_of(store)
+    valued = numbers_store(store, quantisations)
     for key in dict.fromkeys((*transforms, *quantisations)):
-        spec, source = side.specs[key], ValueSource(store, key)
+        spec, source = side.specs[key], ValueSource(valued, key)
         quantisation = quantisations.get(key)
         transform = transforms.get(key, Transform())
         if quantisation is not None:
-            source = numbers_source(source, quantisation)
             numbers[key] = Numbers(spec.dtype, spec.shape, quantisation, transform)
         if transform:
             source = transform_source([(source, transform)])

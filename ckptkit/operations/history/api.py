@@ -173,13 +173,13 @@ def measured_run(
 ) -> History:
     """Return the history of a run whose files are open and in order; raises as `history` does."""
     tracks = Tracks(roles, names)
-    checkpoints = {}
+    checkpoints, stores = {}, {}
     for at, (_number, file) in enumerate(run.files):
-        if file.checkpoint is not None:
+        if file.checkpoint is not None and file.values is not None:
             tracks.add(at, file.checkpoint, file.signature)
-            checkpoints[at] = file.checkpoint
+            checkpoints[at], stores[at] = file.checkpoint, file.values
     tracks.check_filter()
-    measurer = Measurer(checkpoints, cache, thresholds.saturated, executor, progress)
+    measurer = Measurer(checkpoints, stores, cache, thresholds.saturated, executor, progress)
     measured = measurer.run(tracks.tracks)
     steps = [_step(number, file, run) for number, file in run.files]
     for at, (name, problem) in measurer.damage.items():

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckptkit._io.progress import Progress
-from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import CkptkitError, FormatError
-from ckptkit.operations.history.steps import OrderedRun
+from ckptkit.operations.history.steps import OrderedRun, RunFile
 from ckptkit.operations.history.types import HistoryFinding
 from ckptkit.operations.statistics import is_numeric, statistics_of_all
 from ckptkit.text import list_text
@@ -59,19 +58,19 @@ def _halved(
     executor: Executor | None,
     progress: Progress | None,
 ) -> tuple[HistoryFinding, ...]:
-    steps = [(number, f.path, f.checkpoint) for number, f in run.files if f.checkpoint is not None]
+    steps = [(number, file) for number, file in run.files if file.checkpoint is not None]
     looked: dict[int, list[tuple[Naming, int, int]]] = {}
 
     def bad(at: int) -> list[tuple[Naming, int, int]]:
         if at not in looked:
-            number, path, checkpoint = steps[at]
+            number, file = steps[at]
             try:
-                looked[at] = _not_finite(checkpoint, roles, names, executor, progress)
+                looked[at] = _not_finite(file, roles, names, executor, progress)
             except FormatError as error:
-                text = f"{path}: {error.message}"
+                text = f"{file.path}: {error.message}"
                 code = "checkpoint.damaged"
                 raise _DamagedStepError(
-                    HistoryFinding("error", code, text, number, str(path))
+                    HistoryFinding("error", code, text, number, str(file.path))
                 ) from error
         return looked[at]
 
@@ -85,7 +84,7 @@ def _halved(
                 "nan.none",
                 f"no NaN and no infinity at the last step, {steps[high][0]:,} ({_ASSUMED})",
                 steps[high][0],
-                str(steps[high][1]),
+                str(steps[high][1].path),
             ),
         )
     while low < high:
@@ -94,7 +93,7 @@ def _halved(
             high = middle
         else:
             low = middle + 1
-    number, path, _ = steps[low]
+    number, file = steps[low]
     found = bad(low)
     findings = []
     for role in dict.fromkeys(naming.role for naming, _, _ in found):
@@ -109,7 +108,7 @@ def _halved(
                 f"{list_text(tensors, 4)} ({role}; {nan + infinite:,} values; "
                 f"{len(looked)} of {len(steps)} checkpoints read, {_ASSUMED})",
                 number,
-                str(path),
+                str(file.path),
                 layers=tuple(dict.fromkeys(_layer(naming) for naming, _, _ in rows)),
                 tensors=tensors,
                 value=float(nan + infinite),
@@ -124,20 +123,21 @@ def _layer(naming: Naming) -> str:
 
 
 def _not_finite(
-    checkpoint: Checkpoint | None,
+    file: RunFile,
     roles: Sequence[str],
     names: Sequence[str],
     executor: Executor | None,
     progress: Progress | None,
 ) -> list[tuple[Naming, int, int]]:
     """Return (naming, number of NaN, of infinities) of each tensor that has any."""
-    if checkpoint is None:
+    checkpoint = file.checkpoint
+    if checkpoint is None or file.values is None:
         raise CkptkitError("not open")
     chosen = [
         (spec, naming)
         for spec, naming in Selection(roles, names).of(checkpoint)
         if is_numeric(spec.dtype) and (roles or naming.role not in _LEFT_OUT)
     ]
-    found = statistics_of_all(checkpoint.store, [s for s, _ in chosen], executor, progress)
+    found = statistics_of_all(file.values, [s for s, _ in chosen], executor, progress)
     rows = [(naming, found[spec.key]) for spec, naming in chosen]
     return [(naming, s.n_nan, s.n_inf) for naming, s in rows if s.n_nan or s.n_inf]

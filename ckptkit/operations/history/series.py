@@ -21,6 +21,7 @@ from ckptkit.operations.history.measure import (
 )
 from ckptkit.operations.history.tracks import Track
 from ckptkit.operations.history.types import TensorMeasurement, TensorUpdate, units_of
+from ckptkit.stores.base import Store
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -47,11 +48,13 @@ class _Link:
 class Measurer:
     """Measures the tensors of a run.
 
-    checkpoints: by index of the step.  damage: by index, what was found while values were read.
-    gone: indices of steps whose files went or changed meanwhile.
+    checkpoints: by index of the step.  stores: of their values, as `RunFile.values`.  damage: by
+    index, what was found while values were read.  gone: indices of steps whose files went or
+    changed meanwhile.
     """
 
     checkpoints: dict[int, Checkpoint]
+    stores: dict[int, Store]
     cache: MeasuredBefore
     saturated: float
     executor: Executor | None = None
@@ -97,11 +100,13 @@ class Measurer:
             if step in passed or step in self.gone:
                 continue
             key, spec = track.keys[step], track.specs[step]
+            source = source_of(self.stores[step], key)
             content = known[step].get(key)
+            if content is not None and not _is_of(content, source.dtype):
+                content = None
             is_known = content is not None
             if content is None and spec.crc32c is not None and not spec.slices:
                 content = _content(spec.crc32c, spec.dtype)
-            source = source_of(self.checkpoints[step].store, key)
             is_same = (
                 last is not None
                 and content is not None
@@ -225,8 +230,7 @@ class Measurer:
             return False
         for at, total in zip(places, sums, strict=True):
             link = chain[at]
-            spec = track.specs[link.step]
-            link.content = link.content or _content(total.crc, spec.dtype)
+            link.content = link.content or _content(total.crc, link.source.dtype)
             update = None
             before = _before(track, chain, at, 1)
             earlier = _before(track, chain, at, 2)
@@ -265,6 +269,11 @@ class Measurer:
 
 def _content(crc: int, dtype: str) -> str:
     return f"{crc:08x}/{dtype}"
+
+
+def _is_of(content: str, dtype: str) -> bool:
+    """Whether values were measured in a dtype; integers once were that now are numbers."""
+    return content.rpartition("/")[2] == dtype
 
 
 def _place(source: TensorSource) -> tuple[str, int]:

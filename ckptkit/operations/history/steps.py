@@ -27,7 +27,8 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.compare.spans import FileSpan, source_of
 from ckptkit.errors import ChangedError, CkptkitError, PathNotFoundError, UsageError
-from ckptkit.stores.base import KerasStructure
+from ckptkit.operations.quantised import numbers_store, quantisations_of
+from ckptkit.stores.base import KerasStructure, Store
 from ckptkit.stores.directories import contents_of, directories_below, is_model_directory
 from ckptkit.stores.following import opened_still
 from ckptkit.stores.tensor_bundle.state_file import is_unfinished, prefix_name
@@ -41,12 +42,14 @@ _NUMBER = re.compile(r"(?<![\d.])(\d{1,18})(?!\d|\.\d)|(?<=[^\d]\.)(\d{1,18})(?!
 class RunFile:
     """One checkpoint or model that may be a step: open, or with why it is not.
 
+    values: what is measured: quantised tensors as the numbers that they stand for.
     signature: what files share whose tensors are called the same, key by key.
     given: whether it was named, not found in a directory.  gone: it went while it was looked at.
     """
 
     path: Path
     checkpoint: Checkpoint | None = None
+    values: Store | None = None
     signature: object = None
     counters: Mapping[str, int] = field(default_factory=dict)
     save_counter: int | None = None
@@ -138,12 +141,13 @@ def opened(path: Path, given: bool, known: KnownNames, *, patient: bool = True) 
         if signature not in known:
             known[signature] = checkpoint.names
         counters = dict(_counters(checkpoint, known[signature]))
+        values = numbers_store(checkpoint.store, quantisations_of(checkpoint.store))
     except (ChangedError, CkptkitError, OSError) as error:
         gone = isinstance(error, ChangedError) or not (given or _is_there(path))
         text = _line(error, path) if isinstance(error, CkptkitError) else str(error)
         return RunFile(path, problem=text, given=given, gone=gone)
     saves = counters.pop("save_counter", None)
-    return RunFile(checkpoint.path, checkpoint, signature, counters, saves, given=given)
+    return RunFile(checkpoint.path, checkpoint, values, signature, counters, saves, given=given)
 
 
 def _signature(checkpoint: Checkpoint) -> object:
