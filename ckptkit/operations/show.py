@@ -88,6 +88,7 @@ class TensorSummary(Document):
                 "scales": self.quantisation.scales.tolist(),
                 "zero_points": self.quantisation.zero_points.tolist(),
                 "axis": self.quantisation.axis,
+                "block": self.quantisation.block,
             },
             "slice": self.slice_text,
             "values": None if self.values is None else _json_values(self.values),

@@ -90,13 +90,14 @@ def _facts(summary: TensorSummary) -> Iterator[tuple[str, Any]]:
 
 def quantisation_text(quantisation: Quantisation) -> str:
     """Return what integers stand for, in words."""
-    scales, zeros, axis = quantisation
+    scales, zeros, axis, block = quantisation
     if len(scales) == 1:
         return f"{scales[0]:.6g} * (value - {zeros[0]})"
     low, high = f"{zeros.min()}", f"{zeros.max()}"
     zero = low if low == high else f"{low} to {high}"
+    of = f"blocks of {block} along axis {axis}" if block else f"axis {axis}"
     return (
-        f"scale * (value - zero point): {len(scales)} scales along axis {axis}, "
+        f"scale * (value - zero point): {len(scales)} scales {'for' if block else 'along'} {of}, "
         f"{scales.min():.6g} to {scales.max():.6g}, zero point {zero}"
     )
 

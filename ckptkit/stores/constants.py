@@ -7,6 +7,7 @@ them a constant is, and the order of its axes, follow from the op that takes it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -29,19 +30,21 @@ class Quantisation(NamedTuple):
     """Integers that stand for `scale * (value - zero_point)`.
 
     scales: float64, 1-D; one for all, or one for every index along `axis`.  zero_points: int64, or
-    of a float dtype, as many.
+    of a float dtype, as many.  block: so many neighbours along `axis` share a scale, and there is
+    one for each place of the other axes, row-major; 0 where the other axes share theirs.
     """
 
     scales: Array
     zero_points: Array
     axis: int = 0
+    block: int = 0
 
     def is_equal(self, other: Quantisation) -> bool:
         """Whether the same integers stand for the same numbers."""
         import numpy as np
 
         is_one = len(self.scales) == len(other.scales) == 1
-        return (is_one or self.axis == other.axis) and all(
+        return (is_one or self[2:] == other[2:]) and all(
             np.array_equal(one, its) for one, its in zip(self[:2], other[:2], strict=True)
         )
 
@@ -60,24 +63,45 @@ class Quantisation(NamedTuple):
 
         scales, zeros = self.scales[0], self.zero_points[0]
         if len(self.scales) > 1:
-            inner = int(np.prod(shape[self.axis + 1 :], dtype=np.int64))
-            index = np.arange(start, start + len(values)) // inner % shape[self.axis]
+            index = self._places(start, len(values), shape)
             scales, zeros = self.scales[index], self.zero_points[index]
         with np.errstate(all="ignore"):  # a scale that is infinite gives what it gives there
             numbers: Array = ((values.astype(np.float64) - zeros) * scales).astype(np.float32)
         return numbers
 
+    def _places(self, start: int, count: int, shape: tuple[int, ...]) -> Array:
+        """Return which of the scales so many elements from `start` on have."""
+        import numpy as np
+
+        inner, size = math.prod(shape[self.axis + 1 :]), shape[self.axis]
+        element = np.arange(start, start + count)
+        along = element // inner % size
+        if not self.block:
+            return along
+        row = element // (inner * size) * -(-size // self.block) + along // self.block
+        places: Array = row * inner + element % inner
+        return places
+
+    def steps(self, shape: tuple[int, ...]) -> Array:
+        """Return the scale of each element of a tensor of a shape, 1-D, or the one of all."""
+        return (
+            self.scales[self._places(0, math.prod(shape), shape)]
+            if len(self.scales) > 1
+            else (self.scales)
+        )
+
     def digest(self) -> str:
         """Return the SHA-256 of the axis, scales and zero points, in hexadecimal.
 
-        Of "AXIS\\n", the scales and the zero points, float64 and little-endian; an axis is told
-        where there are several.
+        Of "AXIS\\n" or "AXIS/BLOCK\\n", the scales and the zero points, float64 and little-endian;
+        an axis is told where there are several.
         """
         import hashlib
 
-        axis = self.axis if len(self.scales) > 1 else 0
+        axis = f"{self.axis}/{self.block}" if self.block else f"{self.axis}"
+        place = f"{axis if len(self.scales) > 1 else 0}\n".encode()
         parts = [part.astype("<f8").tobytes() for part in self[:2]]
-        return hashlib.sha256(b"".join([b"%d\n" % axis, *parts])).hexdigest()
+        return hashlib.sha256(b"".join([place, *parts])).hexdigest()
 
 
 class ConstantUse(NamedTuple):
@@ -120,8 +144,10 @@ def checked(quantisation: Quantisation, spec: TensorSpec, where: str) -> Quantis
     Raises:
         FormatError: there are not as many scales as its axis is long, or zero points as scales.
     """
-    scales, zeros, axis = quantisation
+    scales, zeros, axis, block = quantisation
     size = spec.shape[axis] if 0 <= axis < len(spec.shape) else -1
+    if block and size > 0:
+        size = spec.size // size * -(-size // block)
     if len(zeros) != len(scales) or (len(scales) != 1 and len(scales) != size):
         raise FormatError(
             f"{where}: {spec.key}",

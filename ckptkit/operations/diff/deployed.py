@@ -275,10 +275,5 @@ def steps_of(stored: Numbers) -> Array:
     Returns:
         float64, 1-D.
     """
-    import numpy as np
-
-    scales, axis = stored.quantisation.scales, stored.quantisation.axis
-    if len(scales) == 1:
-        return scales
-    rows = scales.reshape([-1 if axis == at else 1 for at in range(len(stored.shape))])
-    return stored.transform.apply(np.broadcast_to(rows, stored.shape)).reshape(-1)
+    steps = stored.quantisation.steps(stored.shape)
+    return steps if len(steps) == 1 else stored.transform.apply(steps.reshape(stored.shape)).ravel()

@@ -41,12 +41,13 @@ class Scaled(NamedTuple):
     """Which tensors give the scales and the zero points of another.
 
     scales: whose product each scale is.  zero_points: "" where all are 0.  axis: from the end where
-    negative; of one scale, any.
+    negative; of one scale, any.  block: as in `Quantisation`.
     """
 
     scales: tuple[str, ...]
     zero_points: str
     axis: int
+    block: int = 0
 
 
 _OF_TWO = ("com.microsoft.QLinearAdd", "com.microsoft.QLinearMul")
@@ -105,7 +106,7 @@ class OnnxOperators:
         self.specs = specs
         self.nodes = list(_nodes(FileMessage(path, WHAT)))
         self.scaled: dict[str, Scaled] = {}
-        self._scaled_twice: set[str] = set()
+        self._scaled_twice: dict[str, set[Scaled]] = {}
         same: dict[str, str] = {}  # what a constant is called after DequantizeLinear or Identity
         for node in self.nodes:
             if node.op == "Identity" and node.outputs:
@@ -126,14 +127,16 @@ class OnnxOperators:
 
     def _scale(self, name: str, how: Scaled) -> None:
         """Note how a tensor is scaled; what is scaled in two ways stands for no one number."""
-        if self.scaled.setdefault(name, how) != how:
-            self._scaled_twice.add(name)
+        first = self.scaled.setdefault(name, how)
+        if first != how:
+            self._scaled_twice.setdefault(name, {first}).add(how)
 
     def _dequantised(self, node: _OnnxNode) -> None:
         constant, scale = node.input(0), node.input(1)
-        if constant in self.specs and scale in self.specs and not node.integers.get("block_size"):
+        if constant in self.specs and scale in self.specs:
             axis = node.integers.get("axis", _DEFAULT_AXIS)
-            self._scale(constant, Scaled((scale,), node.input(2), axis))
+            block = node.integers.get("block_size", 0)
+            self._scale(constant, Scaled((scale,), node.input(2), axis, block))
 
     def _integer_products(self) -> None:
         """Find the scales of kernels whose product with integers is scaled afterwards.
@@ -167,14 +170,16 @@ class OnnxOperators:
                 self._scale(node.input(1), Scaled((factors[0],), node.input(3), axis))
 
     def scales(self) -> frozenset[str]:
-        """Return the names of the tensors that hold scales and zero points of others."""
-        return frozenset(
-            name
-            for node in self.nodes
-            for at in _SCALES.get(node.op, ())
-            for name in [node.input(at)]
-            if name in self.specs
-        ) | frozenset(name for how in self.scaled.values() for name in how.scales)
+        """Return the names of the tensors that hold scales and zero points of others.
+
+        Those of a constant that is scaled in two ways are not among them: its integers are what is
+        compared, so that they have to be compared too.
+        """
+        found = {node.input(at) for node in self.nodes for at in _SCALES.get(node.op, ())}
+        found.update(name for how in self.scaled.values() for name in how.scales)
+        for ways in self._scaled_twice.values():
+            found.difference_update(name for how in ways for name in (*how.scales, how.zero_points))
+        return frozenset(found & self.specs.keys())
 
     def uses(self) -> dict[str, ConstantUse]:
         """Return, by name, whose parameter each constant is that an op of a layer takes."""

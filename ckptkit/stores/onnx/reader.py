@@ -149,7 +149,8 @@ class OnnxStore:
                 zeros = zeros + self.read(how.zero_points).astype(np.int64)
             known[shared] = scales, zeros
         scales, zeros = known[shared]
-        return checked(Quantisation(scales, zeros, axis), self.specs[key], str(self.path))
+        quantisation = Quantisation(scales, zeros, axis, how.block)
+        return checked(quantisation, self.specs[key], str(self.path))
 
     def _found(self, key: str) -> tuple[TensorSpec, OnnxPart]:
         try:
