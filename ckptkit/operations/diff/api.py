@@ -210,6 +210,7 @@ class _WeightsComparison:
             beside.compared,
             self.config,
             kind_of_change(changes, self.stores, beside.tree) if self.mode == "values" else None,
+            self.stores if self.mode == "values" else (),
         )
 
     def _of_twins(self, roles: Sequence[str], names: Sequence[str]) -> DiffResult | None:

@@ -79,8 +79,10 @@ def _counts(result: DiffResult, change: TensorDiff) -> tuple[int, ...]:
     assert change.old is not None and change.new is not None and change.delta is not None
     limit = float(change.delta.max_abs)
     counts = np.zeros(BINS, np.int64)
-    old = spans.source_of(result.old.store, change.old.spec.key)
-    new = spans.source_of(result.new.store, change.new.spec.key)
+    old, new = (
+        spans.source_of(store, side.spec.key)
+        for store, side in zip(result.stores, (change.old, change.new), strict=True)
+    )
     for gap in spans.differences(old, new, change.old.spec.size):
         # in units of the limit, so that neither tiny nor huge ones break the arithmetic of bins
         counts += np.histogram(gap[np.isfinite(gap)] / limit, BINS, (-1.0, 1.0))[0]

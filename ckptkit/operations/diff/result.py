@@ -15,6 +15,7 @@ from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
 from ckptkit.operations.diff.beside.result import ModelDifference
 from ckptkit.results import Document, Result
+from ckptkit.stores.base import Store
 from ckptkit.text import count_text, json_number
 
 SCHEMA = "ckptkit.diff/1"
@@ -112,7 +113,8 @@ class DiffResult(Document):
     that would pair more.  beside: what differs beside the weights, of two models: vocabularies,
     signatures, configuration.  compared: which of these both files hold.  config: whether they were
     asked for, so that they count in `same`; else they make no difference to it.  kind: one line on
-    what kind of change the weights went through, where their values prove it.
+    what kind of change the weights went through, where their values prove it.  stores: what the
+    values of either side were read from, in one layout and as numbers; () where none were.
     """
 
     ROWS: ClassVar[str] = "entries"
@@ -128,6 +130,7 @@ class DiffResult(Document):
     compared: tuple[str, ...] = ()
     config: bool = False
     kind: str | None = None
+    stores: tuple[Store, ...] = ()
     ASK: ClassVar[str] = ".ok, .same or .differences"
 
     def __repr__(self) -> str:
