@@ -108,7 +108,8 @@ class ConstantUse(NamedTuple):
     """Which parameter of which layer a constant is.
 
     layer: the scope of the op that takes it; "" where no name tells it.  parameter: KERNEL, BIAS or
-    TABLE.  axes: for each axis as Keras has it, that of the constant; () for one as it is.
+    TABLE; "" where the op does not tell it, whose whole path `layer` is then.  axes: for each axis
+    as Keras has it, that of the constant; () for one as it is.
     """
 
     layer: str

@@ -12,20 +12,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptkit.align.matching import Match, TensorSet, align
 from ckptkit.align.rules import Rule
-from ckptkit.align.transforms import Reshape, Transform, Transpose
+from ckptkit.align.transforms import Reshape, Shape, Transform, Transpose
 from ckptkit.align.types import basis
 from ckptkit.dtypes import kind
 from ckptkit.operations.convert.value_stores import ValueSource, cast_source, transform_source
 from ckptkit.operations.diff.carried_store import CarriedStore
 from ckptkit.operations.diff.compared_sides import ComparedSides, Numbers, NumbersOfSides
+from ckptkit.operations.diff.constant_names import (
+    DeployedSide,
+    Parameter,
+    is_cut_alike,
+    parameters_by_values,
+)
 from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.operations.quantised import numbers_store, quantisations_of
-from ckptkit.stores.base import Store, TensorSpec
+from ckptkit.stores.base import Store
 from ckptkit.stores.constants import BIAS, ConstantUse, StoreOfConstants
 from ckptkit.text import count_text
 
@@ -35,25 +41,6 @@ if TYPE_CHECKING:
 MAX_TRIED = 1 << 23  # elements that are read once more to tell by how many steps they differ
 _SHORT_FLOATS = ("float16", "bfloat16")
 HALF_STEP = 0.5 + 1e-3  # with what a float32 loses of numbers of a thousand steps
-
-
-@dataclass(frozen=True)
-class DeployedSide:
-    """One side, as it is compared.
-
-    specs: of all its tensors.  carried: where the values of those come from that are not compared
-    as they are stored.  numbers: those of them that are quantised.
-    """
-
-    named: TensorSet
-    specs: dict[str, TensorSpec]
-    carried: dict[str, ValueSource]
-    numbers: dict[str, Numbers]
-
-    @property
-    def tensors(self) -> TensorSet:
-        """The tensors, as alignment sees them."""
-        return replace(self.named, specs=self.specs)
 
 
 def deployed_sides(
@@ -73,35 +60,44 @@ def deployed_sides(
     uses = [
         _uses(store, side, names) for store, side, names in zip(stores, sides, same, strict=True)
     ]
-    named = _named(sides[0], uses[0]), _named(sides[1], uses[1])
-    transforms = _in_order(named[0], uses[0]), _in_order(named[1], uses[1])
-    shaped = _shaped(named[0], transforms[0]), _shaped(named[1], transforms[1])
-    pairs = align(*shaped, rules).pairs
-    for match in pairs:
+    told = [_told(store, of_side) for store, of_side in zip(stores, uses, strict=True)]
+    named = [_named(side, of_side) for side, of_side in zip(sides, told, strict=True)]
+    transforms = [_in_order(side, of_side) for side, of_side in zip(named, uses, strict=True)]
+    found = [_side(*each) for each in zip(stores, named, transforms, strict=True)]
+    alignment = align(found[0].tensors, found[1].tensors, rules)
+    for match in alignment.pairs:
         for at, (key, other) in enumerate(((match.old, match.new), (match.new, match.old))):
             # a layer may keep as several axes what an op takes as one
-            own, wanted = shaped[at].specs[key].shape, shaped[1 - at].specs[other].shape
-            is_one = math.prod(own) == math.prod(wanted) and own != wanted
+            own, wanted = found[at].specs[key].shape, found[1 - at].specs[other].shape
+            is_one = own != wanted and is_cut_alike(own, wanted)
             if key in transforms[at] and other not in transforms[1 - at] and is_one:
-                steps = transforms[at][key].steps
-                transforms[at][key] = Transform((*steps, Reshape(wanted)))
-    found = [
-        _side(store, side, of_side)
-        for store, side, of_side in zip(stores, named, transforms, strict=True)
-    ]
-    _leave_alike(found[0], found[1], pairs, sides)
-    old, new = found
+                transforms[at][key] = _reshaped(transforms[at][key], wanted)
+    left = alignment.only_left, alignment.only_right
+    for at, store in enumerate(stores):
+        if isinstance(store, StoreOfConstants):
+            keys = left[at], left[1 - at]
+            parameters = parameters_by_values(found[at], found[1 - at], keys, uses[at])
+            named[at] = _named(named[at], _of_one_constant(named[at], parameters))
+            for key, parameter in parameters.items():
+                transform = transforms[at].get(key, Transform())
+                transforms[at][key] = _reshaped(transform, parameter.shape)
+    old, new = (_side(*each) for each in zip(stores, named, transforms, strict=True))
+    _leave_alike(old, new, align(old.tensors, new.tensors, rules).pairs, sides)
     return ComparedSides(
         (old.tensors, new.tensors),
-        (_carrying(stores[0], old), _carrying(stores[1], new)),
+        (_carrying(old), _carrying(new)),
         numbers=(old.numbers, new.numbers),
     )
 
 
-def _carrying(store: Store, side: DeployedSide) -> Store:
+def _reshaped(transform: Transform, shape: Shape) -> Transform:
+    return Transform((*transform.steps, Reshape(shape)))
+
+
+def _carrying(side: DeployedSide) -> Store:
     if not side.carried:
-        return store
-    return CarriedStore(store.path, side.specs, stored=store, carried=side.carried)
+        return side.stored
+    return CarriedStore(side.stored.path, side.specs, stored=side.stored, carried=side.carried)
 
 
 def _of_one_name(
@@ -118,17 +114,17 @@ def _of_one_name(
 
 
 def _uses(store: Store, side: TensorSet, named: set[str]) -> dict[str, ConstantUse]:
-    """Return whose parameter each weight is, where one alone is called so.
-
-    named: keys of those that go by their own names.
-    """
+    """Return what ops say of each weight, but for those that go by their own names, `named`."""
     if not isinstance(store, StoreOfConstants):
         return {}
-    uses = {
-        key: use
-        for key, use in store.uses().items()
-        if use.layer and key in side.weights and key not in named
+    return {
+        key: use for key, use in store.uses().items() if key in side.weights and key not in named
     }
+
+
+def _told(store: Store, uses: Mapping[str, ConstantUse]) -> dict[str, ConstantUse]:
+    """Return whose parameter each weight is, where one alone is called so."""
+    uses = {key: use for key, use in uses.items() if use.layer and use.parameter}
     counts = Counter((use.layer, use.parameter) for use in uses.values())
     # An op has to have a bias; where the layer's is added later, the converter made one of zeros.
     uses = {
@@ -140,10 +136,27 @@ def _uses(store: Store, side: TensorSet, named: set[str]) -> dict[str, ConstantU
     return {key: use for key, use in uses.items() if counts[use.layer, use.parameter] == 1}
 
 
+def _of_one_constant(
+    side: TensorSet, parameters: Mapping[str, Parameter]
+) -> dict[str, ConstantUse]:
+    """Return whose parameter each constant is, where no other is called so."""
+    uses = {key: each.use for key, each in parameters.items() if each.use is not None}
+    counts = Counter((use.layer, use.parameter) for use in uses.values())
+    taken = {naming.name for key, naming in side.names.items() if key not in uses}
+    return {
+        key: use
+        for key, use in uses.items()
+        if counts[use.layer, use.parameter] == 1 and _name(use) not in taken
+    }
+
+
+def _name(use: ConstantUse) -> str:
+    return f"{use.layer}/{use.parameter}"
+
+
 def _named(side: TensorSet, uses: Mapping[str, ConstantUse]) -> TensorSet:
     names = {
-        key: side.names[key]._replace(name=f"{use.layer}/{use.parameter}", full_name=None)
-        for key, use in uses.items()
+        key: side.names[key]._replace(name=_name(use), full_name=None) for key, use in uses.items()
     }
     return replace(side, names={**side.names, **names}) if names else side
 
@@ -159,15 +172,6 @@ def _in_order(side: TensorSet, uses: Mapping[str, ConstantUse]) -> dict[str, Tra
         )
         for key, use in uses.items()
     }
-
-
-def _shaped(side: TensorSet, transforms: Mapping[str, Transform]) -> TensorSet:
-    """Return a side in the shapes, and the dtype, that are compared."""
-    specs = {
-        key: side.specs[key]._replace(shape=transform.shape(side.specs[key].shape), dtype="float32")
-        for key, transform in transforms.items()
-    }
-    return replace(side, specs={**side.specs, **specs}) if specs else side
 
 
 def _side(store: Store, side: TensorSet, transforms: Mapping[str, Transform]) -> DeployedSide:
@@ -189,7 +193,7 @@ def _side(store: Store, side: TensorSet, transforms: Mapping[str, Transform]) ->
         if transform or is_short or quantisation is not None:
             carried[key] = source
             specs[key] = source.spec
-    return DeployedSide(side, specs, carried, numbers)
+    return DeployedSide(store, side, specs, carried, numbers)
 
 
 def _leave_alike(

@@ -192,12 +192,16 @@ class OnnxOperators:
             kernel, bias = node.input(operands.kernel), ""
             if operands.bias > 0:
                 bias = node.input(operands.bias)
-            layer = layer_of(node.name, [kernel, *node.outputs])
+            layer = layer_of(node.name, [kernel, bias, *node.outputs])
             if kernel in self.specs:
                 use = ConstantUse(layer, operands.parameter, self._axes(node, self.specs[kernel]))
                 found.setdefault(kernel, use)
             if bias in self.specs:
                 found.setdefault(bias, ConstantUse(layer, BIAS))
+        for node in self.nodes:
+            for name in node.inputs:
+                if name in self.specs and name not in found:
+                    found[name] = ConstantUse(node.name, "")
         return found
 
     def _added(self, node: _OnnxNode, found: dict[str, ConstantUse]) -> None:
@@ -205,7 +209,7 @@ class OnnxOperators:
         if node.op not in ("Add", "com.microsoft.QLinearAdd"):
             return
         for name in node.inputs:
-            is_vector = name in self.specs and len(self.specs[name].shape) == 1
+            is_vector = name in self.specs and self.specs[name].size in self.specs[name].shape
             if is_vector and any("BiasAdd" in text for text in (node.name, name)):
                 found.setdefault(name, ConstantUse(layer_of(node.name, [name]), BIAS))
 
