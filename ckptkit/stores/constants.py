@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KERNEL, BIAS, TABLE = "kernel", "bias", "embeddings"
 # Of an op's names, as far as they end with what the op itself computes.
 _PRODUCT = re.compile(r"(MatMul|Gemm|[Cc]onv(olution)?|Conv[123]D|depthwise|Gather)", re.ASCII)
-_READ = re.compile(r"/(ReadVariableOp|ExpandDims|Cast|transpose)(_\d+)?(/.*)?$")
+_READ = re.compile(r"/(ReadVariableOp|ExpandDims|Cast|transpose|merged_input)(_\d+)?(/.*)?$")
 _CALL = re.compile(r"(^|/)(Stateful)?PartitionedCall/")
 _OUTPUT = re.compile(r":\d+$")
 

@@ -1,14 +1,15 @@
-"""Batch normalisation that a converter has multiplied into the layer before it, proven by values.
+"""Batch normalisation of which a converter left two numbers for each channel, proven by values.
 
 At inference y = gamma * (x - mean) / sqrt(variance + epsilon) + beta is linear in each channel, so
 that a convolution takes it over: its kernel times the factor gamma / sqrt(variance + epsilon), its
-bias minus the mean, times the factor, plus beta.  No epsilon is in a file of weights: it is the one
-that every channel agrees on.
+bias minus the mean, times the factor, plus beta.  What no convolution takes is multiplied by the
+factor, and beta - mean * factor is added.  No epsilon is in a file of weights: it is the one that
+every channel agrees on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +32,7 @@ _PARTS = {
     "running_mean": "mean",
     "running_var": "variance",
 }
+_IN_FACTOR, _IN_SHIFT = ("gamma", "variance"), ("beta", "mean")
 _EXACT = 1e-5  # of the largest value of a channel: float32 products in another order
 _LARGEST_EPSILON = 0.1
 _USUAL_EPSILONS = (1e-3, 1e-5)  # of Keras and of PyTorch
@@ -45,7 +47,7 @@ class _Norm(NamedTuple):
     """A batch normalisation of one side, which the other lacks.  rows: places of its tensors."""
 
     name: str
-    rows: tuple[int, ...]
+    rows: Mapping[str, int]
     gamma: Array
     beta: Array
     mean: Array
@@ -56,6 +58,10 @@ class _Norm(NamedTuple):
 
         factor: Array = self.gamma / np.sqrt(self.variance + epsilon)
         return factor
+
+    def shift(self, epsilon: float, bias: Array | float = 0.0) -> Array:
+        shift: Array = self.beta + (bias - self.mean) * self.factor(epsilon)
+        return shift
 
 
 class _Fold(NamedTuple):
@@ -102,6 +108,9 @@ class _Folding:
             fits = [fold for norm in norms for fold in self._folds(change, norm)]
             if len(fits) == 1:
                 self._tell(row, fits[0])
+                norms.remove(fits[0].norm)
+        for norm in norms:
+            self._tell_left(norm)
 
     def _norms(self) -> Iterator[_Norm]:
         """Yield the normalisations of which the deployed side has no tensor."""
@@ -122,7 +131,7 @@ class _Folding:
                     continue
                 values.setdefault("gamma", values["variance"] * 0 + 1)
                 values.setdefault("beta", values["variance"] * 0)
-                yield _Norm(name, tuple(rows.values()), **values)
+                yield _Norm(name, rows, **values)
 
     def _own(self, row: int) -> Array:
         import numpy as np
@@ -213,8 +222,7 @@ class _Folding:
         factor = f"gamma / sqrt(variance + {epsilon})"
         told = f"{norm.name} is folded into it: each channel times {factor}{rounded}"
         self.found[row] = replace(self.found[row], hints=(told,))
-        for at in norm.rows:
-            self.found[at] = replace(self.found[at], hints=(f"folded into {kernel}",))
+        self._tell_of(norm, _IN_FACTOR, kernel)
         owner = kernel.rpartition("/")[0]
         for at, change in enumerate(self.found):
             if change.name.rpartition("/")[0] != owner or at == row or change.delta is None:
@@ -222,10 +230,62 @@ class _Folding:
             if change.some.spec.shape != norm.variance.shape:
                 continue
             own, folded = self._pair(change)
-            expected = norm.beta + (own - norm.mean) * norm.factor(fold.epsilon)
+            expected = norm.shift(fold.epsilon, own)
             if self._is_explained(change, expected, folded, np.asarray):
                 told = f"{norm.name} is folded into it{rounded}"
                 self.found[at] = replace(change, hints=(told,))
+                self._tell_of(norm, _IN_SHIFT, change.name)
+        self._tell_shift(norm, fold.epsilon)
+
+    def _tell_left(self, norm: _Norm) -> None:
+        """Find the factors of a normalisation among the constants, and tell what they are."""
+        import numpy as np
+
+        fits = []
+        for row, values in self._alone(norm):
+            with np.errstate(all="ignore"):
+                epsilons = (norm.gamma / values) ** 2 - norm.variance
+            told = epsilons[np.isfinite(epsilons)]
+            for epsilon in _epsilons(float(np.median(told)), is_rounded=False) if told.size else ():
+                factor = norm.factor(epsilon)
+                if (np.abs(values - factor) <= _EXACT * np.abs(factor)).all():
+                    fits.append((row, epsilon))
+                    break
+        if len(fits) == 1:
+            row, epsilon = fits[0]
+            hint = f"gamma / sqrt(variance + {epsilon:g}) of {norm.name}"
+            self.found[row] = replace(self.found[row], hints=(hint,))
+            self._tell_of(norm, _IN_FACTOR, self.found[row].name)
+            self._tell_shift(norm, epsilon)
+
+    def _tell_of(self, norm: _Norm, parts: Sequence[str], name: str) -> None:
+        """Write into the rows of a normalisation where some of its tensors are."""
+        for at in [norm.rows[part] for part in parts if part in norm.rows]:
+            self.found[at] = replace(self.found[at], hints=(f"folded into {name}",))
+
+    def _tell_shift(self, norm: _Norm, epsilon: float) -> None:
+        """Tell of the constant that a normalisation adds, where there is one."""
+        import numpy as np
+
+        shift = norm.shift(epsilon)
+        allowed = _EXACT * (np.abs(norm.beta) + np.abs(norm.mean * norm.factor(epsilon)))
+        fits = [r for r, values in self._alone(norm) if (np.abs(values - shift) <= allowed).all()]
+        if len(fits) == 1:
+            told = f"beta - mean * gamma / sqrt(variance + {epsilon:g}) of {norm.name}"
+            self.found[fits[0]] = replace(self.found[fits[0]], hints=(told,))
+            self._tell_of(norm, _IN_SHIFT, self.found[fits[0]].name)
+
+    def _alone(self, norm: _Norm) -> Iterator[tuple[int, Array]]:
+        """Yield the row and the values of constants that have one for each channel, no more."""
+        import numpy as np
+
+        for row, change in enumerate(self.found):
+            own = (change.old, change.new)[self.deployed]
+            if own is None or (change.old is not None and change.new is not None):
+                continue
+            if not change.hints and own.spec.size == norm.variance.size:
+                store = self.stores[self.deployed]
+                yield row, store.read(own.spec.key).astype(np.float64)
 
 
 def _epsilons(estimate: float, *, is_rounded: bool) -> Iterator[float]:

@@ -196,7 +196,8 @@ class OnnxOperators:
             if kernel in self.specs:
                 use = ConstantUse(layer, operands.parameter, self._axes(node, self.specs[kernel]))
                 found.setdefault(kernel, use)
-            if bias in self.specs:
+            # a convolution without a bias takes what a normalisation behind it would add
+            if bias in self.specs and layer_of(bias, ()) in ("", layer):
                 found.setdefault(bias, ConstantUse(layer, BIAS))
         for node in self.nodes:
             for name in node.inputs:

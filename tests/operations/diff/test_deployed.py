@@ -75,7 +75,7 @@ def test_what_quantisation_changed_is_told_by_layer() -> None:
     assert found["conv/kernel"][1].endswith(
         "variance + epsilon), each value rounded to the nearest step"
     )
-    assert found["norm/moving_mean"][1] == "folded into conv/kernel"
+    assert found["norm/moving_mean"][1] == "folded into conv/bias"
     assert not [name for name, (status, _) in found.items() if status == "added"]
 
 
@@ -195,7 +195,7 @@ def test_a_transposed_convolution_takes_a_normalisation_along_its_own_axis(name:
     found = told(compared("other.keras", name))
     assert found["up/kernel"][1].startswith("up_norm is folded into it: each channel times gamma")
     assert found["up/bias"][1].startswith("up_norm is folded into it")
-    assert found["up_norm/beta"] == ("removed", "folded into up/kernel")
+    assert found["up_norm/beta"] == ("removed", "folded into up/bias")
 
 
 def test_a_conversion_to_float16() -> None:
