@@ -18,7 +18,7 @@ from ckptkit.stores.base import TensorSpec
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-KERNEL, BIAS, TABLE = "kernel", "bias", "embeddings"
+KERNEL, RECURRENT, BIAS, TABLE = "kernel", "recurrent_kernel", "bias", "embeddings"
 # Of an op's names, as far as they end with what the op itself computes.
 _PRODUCT = re.compile(r"(MatMul|Gemm|[Cc]onv(olution)?|Conv[123]D|depthwise|Gather)", re.ASCII)
 _READ = re.compile(r"/(ReadVariableOp|ExpandDims|Cast|transpose|merged_input)(_\d+)?(/.*)?$")
@@ -104,17 +104,32 @@ class Quantisation(NamedTuple):
         return hashlib.sha256(b"".join([place, *parts])).hexdigest()
 
 
+class Recurrence(NamedTuple):
+    """How a constant of a recurrent op lies: by direction, then by gate.
+
+    layers: of each direction, along axis 0.  gates: letters, as the op has them and as Keras has
+    them; "" where both have one order.  biases: what lies behind one another along axis 1 of biases
+    and is added up by Keras; 1 where Keras keeps them apart, 0 for a matrix, which lies transposed.
+    """
+
+    layers: tuple[str, ...]
+    gates: tuple[str, str]
+    biases: int = 0
+
+
 class ConstantUse(NamedTuple):
     """Which parameter of which layer a constant is.
 
-    layer: the scope of the op that takes it; "" where no name tells it.  parameter: KERNEL, BIAS or
-    TABLE; "" where the op does not tell it, whose whole path `layer` is then.  axes: for each axis
-    as Keras has it, that of the constant; () for one as it is.
+    layer: the scope of the op that takes it; "" where no name tells it.  parameter: KERNEL,
+    RECURRENT, BIAS or TABLE; "" where the op does not tell it, whose whole path `layer` is then.
+    axes: for each axis as Keras has it, that of the constant; () for one as it is.  recurrence: of
+    a recurrent op's, whose directions have layers of their own.
     """
 
     layer: str
     parameter: str
     axes: tuple[int, ...] = ()
+    recurrence: Recurrence | None = None
 
 
 @runtime_checkable

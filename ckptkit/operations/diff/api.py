@@ -14,7 +14,7 @@ from ckptkit.align.matching import Match, TensorSet, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.checkpoint.naming import ROLES
+from ckptkit.checkpoint.naming import ROLES, Naming
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.statistics import ElementTolerance, comparable
 from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
@@ -137,8 +137,8 @@ def _refuse_idle_options(mode: str, **value_options: object) -> None:
 class _WeightsComparison:
     """One run of `diff`; the steps in the order of `run`.
 
-    specs, stores: of either side, as they are compared (see `in_one_layout`).  numbers: of the
-    tensors that are quantised, and compared by what their integers stand for.
+    specs, names, stores: of either side, as they are compared (see `in_one_layout`).  numbers: of
+    the tensors that are quantised, and compared by what their integers stand for.
     """
 
     old: Checkpoint
@@ -152,6 +152,7 @@ class _WeightsComparison:
     progress: Progress | None
     config: bool = False
     specs: tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]] = ({}, {})
+    names: tuple[Mapping[str, Naming], Mapping[str, Naming]] = ({}, {})
     numbers: NumbersOfSides = ({}, {})
 
     def __post_init__(self) -> None:
@@ -168,6 +169,7 @@ class _WeightsComparison:
             checkpoints, rules, by_value=self.mode == "values"
         )
         self.specs = _of_stored_dtypes(sides[0], self.old), _of_stored_dtypes(sides[1], self.new)
+        self.names = _stored_names(sides[0], self.old), _stored_names(sides[1], self.new)
         alignment = align(*sides, rules, content=self.mode == "quick")
         if self.mode == "values":
             known = checksums.with_digests_of_doubtful(alignment, sides, self.stores)
@@ -275,8 +277,7 @@ class _WeightsComparison:
         return tuple(f"tolerance of {rule.pattern!r} fits no tensor compared" for rule in rules)
 
     def _tensor(self, side: int, key: str) -> Tensor:
-        checkpoint = self.new if side else self.old
-        return Tensor(self.specs[side][key], checkpoint.names[key])
+        return Tensor(self.specs[side][key], self.names[side][key])
 
     def _of_pair(self, match: Match) -> TensorDiff:
         """Return a pair as far as names, dtypes and shapes tell."""
@@ -373,7 +374,17 @@ def _of_stored_dtypes(side: TensorSet, checkpoint: Checkpoint) -> Mapping[str, T
     if not isinstance(checkpoint.store, StoreOfConstants):
         return side.specs
     stored = checkpoint.store.specs
-    return {key: spec._replace(dtype=stored[key].dtype) for key, spec in side.specs.items()}
+    return {
+        key: spec._replace(dtype=stored[key].dtype) if key in stored else spec
+        for key, spec in side.specs.items()
+    }
+
+
+def _stored_names(side: TensorSet, checkpoint: Checkpoint) -> Mapping[str, Naming]:
+    """Return the names that the file has, and those of the parts of what was cut."""
+    if side.specs.keys() <= checkpoint.names.keys():
+        return checkpoint.names
+    return {**side.names, **checkpoint.names}
 
 
 def paired_layers(changes: Iterable[TensorDiff]) -> dict[str, str]:

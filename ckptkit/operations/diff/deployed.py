@@ -29,6 +29,11 @@ from ckptkit.operations.diff.constant_names import (
     is_cut_alike,
     parameters_by_values,
 )
+from ckptkit.operations.diff.recurrent_constants import (
+    ConstantsOfSide,
+    by_direction,
+    recurrent_transform,
+)
 from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.operations.quantised import numbers_store, quantisations_of
 from ckptkit.stores.base import Store
@@ -37,6 +42,7 @@ from ckptkit.text import count_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
+    from ckptkit.stores.constants import Quantisation
 
 MAX_TRIED = 1 << 23  # elements that are read once more to tell by how many steps they differ
 _SHORT_FLOATS = ("float16", "bfloat16")
@@ -57,13 +63,24 @@ def deployed_sides(
         FormatError: scales do not fit their tensor.
     """
     same = _of_one_name(sides, rules)
-    uses = [
-        _uses(store, side, names) for store, side, names in zip(stores, sides, same, strict=True)
+    quantised = [quantisations_of(store) for store in stores]
+    given = [
+        by_direction(
+            ConstantsOfSide(stores[at], sides[at], _uses(stores[at], sides[at], same[at])),
+            quantised[at],
+        )
+        for at in (0, 1)
     ]
-    told = [_told(store, of_side) for store, of_side in zip(stores, uses, strict=True)]
-    named = [_named(side, of_side) for side, of_side in zip(sides, told, strict=True)]
-    transforms = [_in_order(side, of_side) for side, of_side in zip(named, uses, strict=True)]
-    found = [_side(*each) for each in zip(stores, named, transforms, strict=True)]
+    named = [_named(each.side, _told(each)) for each in given]
+    transforms = [_in_order(each) for each in given]
+
+    def carried() -> tuple[DeployedSide, DeployedSide]:
+        old, new = (
+            _side(given[at].store, quantised[at], named[at], transforms[at]) for at in (0, 1)
+        )
+        return old, new
+
+    found = carried()
     alignment = align(found[0].tensors, found[1].tensors, rules)
     for match in alignment.pairs:
         for at, (key, other) in enumerate(((match.old, match.new), (match.new, match.old))):
@@ -76,12 +93,12 @@ def deployed_sides(
     for at, store in enumerate(stores):
         if isinstance(store, StoreOfConstants):
             keys = left[at], left[1 - at]
-            parameters = parameters_by_values(found[at], found[1 - at], keys, uses[at])
+            parameters = parameters_by_values(found[at], found[1 - at], keys, given[at].uses)
             named[at] = _named(named[at], _of_one_constant(named[at], parameters))
             for key, parameter in parameters.items():
                 transform = transforms[at].get(key, Transform())
                 transforms[at][key] = _reshaped(transform, parameter.shape)
-    old, new = (_side(*each) for each in zip(stores, named, transforms, strict=True))
+    old, new = carried()
     _leave_alike(old, new, align(old.tensors, new.tensors, rules).pairs, sides)
     return ComparedSides(
         (old.tensors, new.tensors),
@@ -122,15 +139,17 @@ def _uses(store: Store, side: TensorSet, named: set[str]) -> dict[str, ConstantU
     }
 
 
-def _told(store: Store, uses: Mapping[str, ConstantUse]) -> dict[str, ConstantUse]:
+def _told(given: ConstantsOfSide) -> dict[str, ConstantUse]:
     """Return whose parameter each weight is, where one alone is called so."""
-    uses = {key: use for key, use in uses.items() if use.layer and use.parameter}
+    uses = {key: use for key, use in given.uses.items() if use.layer and use.parameter}
     counts = Counter((use.layer, use.parameter) for use in uses.values())
     # An op has to have a bias; where the layer's is added later, the converter made one of zeros.
     uses = {
         key: use
         for key, use in uses.items()
-        if counts[use.layer, use.parameter] == 1 or use.parameter != BIAS or store.read(key).any()
+        if counts[use.layer, use.parameter] == 1
+        or use.parameter != BIAS
+        or given.store.read(key).any()
     }
     counts = Counter((use.layer, use.parameter) for use in uses.values())
     return {key: use for key, use in uses.items() if counts[use.layer, use.parameter] == 1}
@@ -161,23 +180,26 @@ def _named(side: TensorSet, uses: Mapping[str, ConstantUse]) -> TensorSet:
     return replace(side, names={**side.names, **names}) if names else side
 
 
-def _in_order(side: TensorSet, uses: Mapping[str, ConstantUse]) -> dict[str, Transform]:
-    """Return what puts each constant into the order that Keras keeps it in.
-
-    An op may take a kernel of another rank than is usual; that stays as it is.
-    """
-    return {
-        key: Transform(
-            (Transpose(use.axes),) if len(use.axes) == len(side.specs[key].shape) else ()
-        )
-        for key, use in uses.items()
-    }
+def _in_order(given: ConstantsOfSide) -> dict[str, Transform]:
+    """Return what puts each constant into the order that Keras keeps it in."""
+    return {key: _order(use, given.side.specs[key].shape) for key, use in given.uses.items()}
 
 
-def _side(store: Store, side: TensorSet, transforms: Mapping[str, Transform]) -> DeployedSide:
+def _order(use: ConstantUse, shape: Shape) -> Transform:
+    if use.recurrence is not None and shape[0] == 1:
+        return recurrent_transform(use.recurrence, shape)
+    # an op may take a kernel of another rank than is usual; that stays as it is
+    return Transform((Transpose(use.axes),) if len(use.axes) == len(shape) else ())
+
+
+def _side(
+    store: Store,
+    quantisations: Mapping[str, Quantisation],
+    side: TensorSet,
+    transforms: Mapping[str, Transform],
+) -> DeployedSide:
     """Return a side whose quantised tensors are numbers, and whose others are put in order."""
     specs, carried, numbers = dict(side.specs), {}, {}
-    quantisations = quantisations_of(store)
     valued = numbers_store(store, quantisations)
     for key in dict.fromkeys((*transforms, *quantisations)):
         spec, source = side.specs[key], ValueSource(valued, key)
@@ -192,7 +214,7 @@ def _side(store: Store, side: TensorSet, transforms: Mapping[str, Transform]) ->
             source = cast_source(source, "float32")
         if transform or is_short or quantisation is not None:
             carried[key] = source
-            specs[key] = source.spec
+            specs[key] = source.spec._replace(key=key)
     return DeployedSide(store, side, specs, carried, numbers)
 
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit.stores.base import TensorSpec
-from ckptkit.stores.constants import BIAS, KERNEL, TABLE, ConstantUse, layer_of
+from ckptkit.stores.constants import (
+    BIAS,
+    KERNEL,
+    RECURRENT,
+    TABLE,
+    ConstantUse,
+    Recurrence,
+    layer_of,
+)
 from ckptkit.stores.onnx.graph import WHAT
 from ckptkit.stores.proto.fields import BYTES, VARINT, Field, FileMessage
 
@@ -89,6 +97,14 @@ _OPS = {
     "QLinearMatMul": _OnnxOperands(3),
     "com.microsoft.QGemm": _OnnxOperands(3, 6),
     "Gather": _OnnxOperands(0, parameter=TABLE),
+}
+
+
+# op: (the cell that Keras calls so, gates as the op has them, as Keras has them)
+_CELLS = {
+    "LSTM": ("lstm_cell", "iofc", "ifco"),
+    "GRU": ("gru_cell", "zrh", "zrh"),
+    "RNN": ("simple_rnn_cell", "h", "h"),
 }
 
 
@@ -186,6 +202,8 @@ class OnnxOperators:
         found: dict[str, ConstantUse] = {}
         for node in self.nodes:
             operands = _OPS.get(node.op)
+            if node.op in _CELLS:
+                self._recurrent(node, found)
             if operands is None:
                 self._added(node, found)
                 continue
@@ -213,6 +231,28 @@ class OnnxOperators:
             is_vector = name in self.specs and self.specs[name].size in self.specs[name].shape
             if is_vector and any("BiasAdd" in text for text in (node.name, name)):
                 found.setdefault(name, ConstantUse(layer_of(node.name, [name]), BIAS))
+
+    def _recurrent(self, node: _OnnxNode, found: dict[str, ConstantUse]) -> None:
+        """Add the constants of a recurrent op.
+
+        What makes its input, with time first, is in the scope of its layer; of two directions, of
+        the forward one.
+        """
+        cell, gates, kept = _CELLS[node.op]
+        scope = node.input(0).rpartition("/")[0]
+        is_together = node.op == "GRU" and bool(node.integers.get("linear_before_reset"))
+        for at, parameter in ((1, KERNEL), (2, RECURRENT), (3, BIAS)):
+            name = node.input(at)
+            shape = self.specs[name].shape if name in self.specs else ()
+            n_blocks = len(gates) * (2 if parameter == BIAS else 1)
+            if len(shape) != (2 if parameter == BIAS else 3) or shape[1] % n_blocks:
+                continue
+            scopes = (scope, scope.replace("/forward_", "/backward_"))
+            layers = tuple(f"{s}/{cell}" if s else "" for s in scopes[: shape[0]])
+            biases = (1 if is_together else 2) if parameter == BIAS else 0
+            recurrence = Recurrence(layers, (gates, kept), biases)
+            if len(layers) == shape[0]:
+                found[name] = ConstantUse(layers[0], parameter, recurrence=recurrence)
 
     def _axes(self, node: _OnnxNode, kernel: TensorSpec) -> tuple[int, ...]:
         """Return, for each axis as Keras has it, that of a kernel."""
