@@ -123,13 +123,15 @@ class ConstantUse(NamedTuple):
     layer: the scope of the op that takes it; "" where no name tells it.  parameter: KERNEL,
     RECURRENT, BIAS or TABLE; "" where the op does not tell it, whose whole path `layer` is then.
     axes: for each axis as Keras has it, that of the constant; () for one as it is.  recurrence: of
-    a recurrent op's, whose directions have layers of their own.
+    a recurrent op's, whose directions have layers of their own.  is_added: of an op that does not
+    tell the parameter, whether it adds the constant; None of one that neither adds nor multiplies.
     """
 
     layer: str
     parameter: str
     axes: tuple[int, ...] = ()
     recurrence: Recurrence | None = None
+    is_added: bool | None = None
 
 
 @runtime_checkable

@@ -22,9 +22,10 @@ from ckptkit.dtypes import kind
 from ckptkit.operations.convert.value_stores import ValueSource
 from ckptkit.operations.diff.compared_sides import Numbers
 from ckptkit.stores.base import Store, TensorSpec
-from ckptkit.stores.constants import ConstantUse
+from ckptkit.stores.constants import BIAS, ConstantUse
 
 _NUMBER = re.compile(r"(_\d+)+$")
+_ADDED = (BIAS, "beta")
 _Content = tuple[str, int, int]
 
 
@@ -128,7 +129,8 @@ def _of_twins(
     for twin in twins:
         owner, _, parameter = model.named.names[twin].name.rpartition("/")
         layer = next(filter(None, (_layer(path, owner) for path in paths)), "")
-        if layer:
+        is_added = use.is_added if use is not None else None
+        if layer and is_added in (None, parameter in _ADDED):
             uses[ConstantUse(layer, parameter)] = model.specs[twin].shape
     if len(uses) == 1:
         return Parameter(*next(iter(uses.items())))

@@ -39,6 +39,7 @@ class _LitertOperands(NamedTuple):
     parameter: str = KERNEL
 
 
+_IS_ADDED = {0: True, 41: True, 18: False, 42: False}  # ADD, SUB, MUL, DIV
 _ADD, _DEQUANTIZE, _DENSIFY, _BATCH_MATMUL = 0, 6, 124, 126
 _OPS = {
     3: _LitertOperands(1, 2, (1, 2, 3, 0)),  # CONV_2D: out, height, width, in
@@ -86,6 +87,7 @@ def constant_uses(
     names = [file.text(tensor, NAME) for tensor in file.tables(graph, TENSORS)]
     uses: list[tuple[int, ConstantUse]] = []
     added: list[tuple[int, ConstantUse]] = []
+    untold: dict[int, ConstantUse] = {}
     same: dict[int, int] = {}  # what is a constant in another form, by its number
     for op in file.tables(graph, _OPERATORS):
         number = file.scalar(op, _OPCODE, "I")
@@ -101,6 +103,9 @@ def constant_uses(
             same[places[0]] = inputs[0]
         if code == _ADD:
             added += _added(inputs, names, keys)
+        if code in _IS_ADDED:
+            how = ConstantUse("", "", is_added=_IS_ADDED[code])
+            untold.update({at: how for at in inputs if at in keys})
         if code not in _OPS or len(inputs) <= _OPS[code].kernel:
             continue
         operands = _OPS[code]
@@ -120,7 +125,10 @@ def constant_uses(
     layers = {use.layer for _, use in uses if use.layer}
     for at, use in (*uses, *added):
         if use.parameter != BIAS or use.layer in layers or "BiasAdd" in names[at]:
+            untold.pop(at, None)
             yield keys[at], use
+    for at, use in untold.items():
+        yield keys[at], use
 
 
 def _added(

@@ -108,6 +108,9 @@ _CELLS = {
 }
 
 
+_IS_ADDED = {"Add": True, "Sub": True, "Mul": False, "Div": False}
+
+
 class OnnxOperators:
     """What the nodes of a model say of its constants.
 
@@ -220,7 +223,7 @@ class OnnxOperators:
         for node in self.nodes:
             for name in node.inputs:
                 if name in self.specs and name not in found:
-                    found[name] = ConstantUse(node.name, "")
+                    found[name] = ConstantUse(node.name, "", is_added=_IS_ADDED.get(node.op))
         return found
 
     def _added(self, node: _OnnxNode, found: dict[str, ConstantUse]) -> None:
