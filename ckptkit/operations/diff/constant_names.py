@@ -24,6 +24,8 @@ from ckptkit.operations.diff.compared_sides import Numbers
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.constants import BIAS, ConstantUse
 
+_MAX_OUTER = 2  # scopes around the layers of a model
+_ONE_NUMBER = re.compile(r"_\d+$")
 _NUMBER = re.compile(r"(_\d+)+$")
 _ADDED = (BIAS, "beta")
 _Content = tuple[str, int, int]
@@ -58,6 +60,53 @@ class Parameter(NamedTuple):
 
     use: ConstantUse | None
     shape: Shape
+
+
+def in_names_of_layers(
+    uses: Mapping[str, ConstantUse], side: TensorSet, model: TensorSet
+) -> dict[str, ConstantUse]:
+    """Return uses of constants by the names of layers, where a graph has others for their scopes.
+
+    A graph puts the name of the model before those of its layers.  And Keras calls the scopes of a
+    model that is called once more by those names and one more number: `conv2d_1` is the scope of
+    `conv2d`, `conv2d_1_2` that of `conv2d_1`.  It is so where more parameters of the model have
+    names that follow than have those of the graph.
+
+    Args:
+        uses: of the constants of a graph.
+        side: the graph.
+        model: the other side.
+    """
+    sizes = {naming.name: model.specs[key].size for key, naming in model.names.items()}
+    ways = [
+        {key: _with_layers(use, outer, without_number) for key, use in uses.items()}
+        for without_number in (False, True)
+        for outer in range(_MAX_OUTER + 1)
+    ]
+
+    def fitting(way: Mapping[str, ConstantUse]) -> int:
+        told = [(key, use) for key, use in way.items() if use.parameter]
+        return sum(sizes.get(name_of(use)) == side.specs[key].size for key, use in told)
+
+    return max(ways, key=fitting)
+
+
+def name_of(use: ConstantUse) -> str:
+    """Return the name of the parameter."""
+    return f"{use.layer}/{use.parameter}"
+
+
+def _with_layers(use: ConstantUse, outer: int, without_number: bool) -> ConstantUse:
+    """Return a use by layers without so many outer scopes, and without the last number of each."""
+
+    def name(path: str) -> str:
+        parts = path.split("/")[outer:]
+        return "/".join(_ONE_NUMBER.sub("", p) if without_number else p for p in parts)
+
+    recurrence = use.recurrence
+    if recurrence is not None:
+        recurrence = recurrence._replace(layers=tuple(map(name, recurrence.layers)))
+    return use._replace(layer=name(use.layer), recurrence=recurrence)
 
 
 def parameters_by_values(
@@ -124,13 +173,11 @@ def _of_twins(
     """Return what a constant is that has the values of some parameters of the model."""
     own = graph.specs[key].shape
     twins = [twin for twin in twins if is_cut_alike(own, model.specs[twin].shape)]
-    paths = [key] if use is None else [use.layer, key]
     uses = {}
     for twin in twins:
         owner, _, parameter = model.named.names[twin].name.rpartition("/")
-        layer = next(filter(None, (_layer(path, owner) for path in paths)), "")
-        is_added = use.is_added if use is not None else None
-        if layer and is_added in (None, parameter in _ADDED):
+        layer = _layer(use.layer, owner) if use is not None else ""
+        if use is not None and layer and use.is_added in (None, parameter in _ADDED):
             uses[ConstantUse(layer, parameter)] = model.specs[twin].shape
     if len(uses) == 1:
         return Parameter(*next(iter(uses.items())))

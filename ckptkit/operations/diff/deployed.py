@@ -26,7 +26,9 @@ from ckptkit.operations.diff.compared_sides import ComparedSides, Numbers, Numbe
 from ckptkit.operations.diff.constant_names import (
     DeployedSide,
     Parameter,
+    in_names_of_layers,
     is_cut_alike,
+    name_of,
     parameters_by_values,
 )
 from ckptkit.operations.diff.recurrent_constants import (
@@ -65,11 +67,10 @@ def deployed_sides(
     same = _of_one_name(sides, rules)
     quantised = [quantisations_of(store) for store in stores]
     given = [
-        by_direction(
-            ConstantsOfSide(stores[at], sides[at], _uses(stores[at], sides[at], same[at])),
-            quantised[at],
+        by_direction(ConstantsOfSide(store, side, _uses(store, side, other, names)), keys)
+        for store, side, other, names, keys in zip(
+            stores, sides, sides[::-1], same, quantised, strict=True
         )
-        for at in (0, 1)
     ]
     named = [_named(each.side, _told(each)) for each in given]
     transforms = [_in_order(each) for each in given]
@@ -130,13 +131,20 @@ def _of_one_name(
     return {old for old, _ in pairs}, {new for _, new in pairs}
 
 
-def _uses(store: Store, side: TensorSet, named: set[str]) -> dict[str, ConstantUse]:
+def _uses(
+    store: Store, side: TensorSet, other: TensorSet, named: set[str]
+) -> dict[str, ConstantUse]:
     """Return what ops say of each weight, but for those that go by their own names, `named`."""
     if not isinstance(store, StoreOfConstants):
         return {}
-    return {
-        key: use for key, use in store.uses().items() if key in side.weights and key not in named
-    }
+    told = store.uses()
+    uses = {}
+    for key in [key for key in side.keys if key in side.weights and key not in named]:
+        use = told.get(key, ConstantUse("", ""))
+        # its own name may be that of an op of its layer
+        is_told = bool(use.parameter) or "/" not in key
+        uses[key] = use if is_told else use._replace(layer=key.partition(":")[0])
+    return in_names_of_layers(uses, side, other)
 
 
 def _told(given: ConstantsOfSide) -> dict[str, ConstantUse]:
@@ -165,17 +173,14 @@ def _of_one_constant(
     return {
         key: use
         for key, use in uses.items()
-        if counts[use.layer, use.parameter] == 1 and _name(use) not in taken
+        if counts[use.layer, use.parameter] == 1 and name_of(use) not in taken
     }
-
-
-def _name(use: ConstantUse) -> str:
-    return f"{use.layer}/{use.parameter}"
 
 
 def _named(side: TensorSet, uses: Mapping[str, ConstantUse]) -> TensorSet:
     names = {
-        key: side.names[key]._replace(name=_name(use), full_name=None) for key, use in uses.items()
+        key: side.names[key]._replace(name=name_of(use), full_name=None)
+        for key, use in uses.items()
     }
     return replace(side, names={**side.names, **names}) if names else side
 
