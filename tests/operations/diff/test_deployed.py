@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,62 @@ def test_what_quantisation_changed_is_told_by_layer() -> None:
     )
     assert found["norm/moving_mean"][1] == "folded into conv/bias"
     assert not [name for name, (status, _) in found.items() if status == "added"]
+
+
+OF_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def test_layers_whose_variables_an_export_takes_apart() -> None:
+    found = told(compared("parts.keras", "parts.onnx"))
+    equal = {name for name, (status, _) in found.items() if status == "equal"}
+    norm = {f"batch_normalization/{part}" for part in OF_NORM}
+    model = ckptkit.open(FOLDER / "parts.keras").names.values()
+    assert equal == {naming.name for naming in model if naming.role == "weight"} - norm
+    scope = "functional_1/batch_normalization_1/batchnorm"
+    for part, constant in zip(OF_NORM, ("mul:0", "sub:0", "sub:0", "mul:0"), strict=True):
+        hint = f"folded into {scope}/{constant}"
+        assert found[f"batch_normalization/{part}"] == ("removed", hint)
+    factor = "gamma / sqrt(variance + 0.001)"
+    assert found[f"{scope}/mul:0"] == ("added", f"{factor} of batch_normalization")
+    assert found[f"{scope}/sub:0"] == ("added", f"beta - mean * {factor} of batch_normalization")
+
+
+@pytest.mark.slow
+def test_no_change_of_a_constant_is_passed_over(tmp_path: Path) -> None:
+    """One value of each, and any two of one shape exchanged, but for those of the normalisation."""
+    whole = (FOLDER / "parts.onnx").read_bytes()
+    opened = ckptkit.open(FOLDER / "parts.onnx")
+    specs = [
+        spec
+        for key, spec in opened.specs.items()
+        if opened.names[key].role == "weight" and spec.size > 1 and spec.offset is not None
+    ]
+    changed = {}
+    for spec in specs:
+        assert spec.offset is not None
+        changed[spec.key] = bytearray(whole)
+        changed[spec.key][spec.offset + 2] ^= 1
+    for one, two in itertools.combinations(specs, 2):
+        if one.shape == two.shape and "batchnorm" not in one.key + two.key:
+            assert one.offset is not None and two.offset is not None
+            data = changed[f"{one.key}, {two.key}"] = bytearray(whole)
+            data[one.offset : one.offset + one.nbytes] = whole[two.offset :][: one.nbytes]
+            data[two.offset : two.offset + one.nbytes] = whole[one.offset :][: one.nbytes]
+    assert len(changed) >= len(specs) + 9
+    proven = len(explained(compared("parts.keras", "parts.onnx")))
+    for name, data in changed.items():
+        path = tmp_path / "changed.onnx"
+        path.write_bytes(data)
+        assert len(explained(compared("parts.keras", path))) < proven, name
+
+
+def explained(result: DiffResult) -> list[str]:
+    """Return what is equal, and what is told of the normalisation."""
+    return [
+        change.name
+        for change in result.changes
+        if change.status == "equal" or any("batch_norm" in hint for hint in change.hints)
+    ]
 
 
 @pytest.mark.parametrize("name", ["qdq.onnx", "qoperator.onnx", "dynamic.onnx"])
