@@ -83,7 +83,7 @@ def _without_strings(specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec
     """Return those that are no strings; of packed specs, packed."""
     if not isinstance(specs, PackedSpecs):
         return {name: spec for name, spec in specs.items() if spec.dtype != "string"}
-    return specs.where(lambda spec: spec.dtype != "string")
+    return specs.where(lambda dtype, _shape: dtype != "string")
 
 
 def _has_dots(names: Iterable[str]) -> bool:

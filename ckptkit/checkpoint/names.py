@@ -99,7 +99,7 @@ def name_keys(specs: Mapping[str, TensorSpec]) -> Mapping[str, Naming]:
     for key, spec in specs.items():
         role = roles.get(called.get(key, ""))
         if role is None and key not in odd and key != _OBJECT_GRAPH_KEY:  # nearly all
-            kind = "weight" if spec.dtype != "string" else "table"
+            kind = _role_of(spec.dtype)
             namings[key] = Naming(key, kind, key, (), None, None, None, False, None, False)
         else:
             namings[key] = _name_key(key, spec, specs, keys, role)
@@ -111,7 +111,7 @@ def _packed_keys(specs: PackedSpecs) -> PackedNames | None:
 
     Nearly all are called by their keys; only those that are not are kept.
     """
-    if any(":" in key or "@" in key for key in specs):
+    if any(map(specs.keys_in_order.any_has, ":@")):
         return None
     roles = infer_roles(specs)
     others = {
@@ -123,14 +123,12 @@ def _packed_keys(specs: PackedSpecs) -> PackedNames | None:
     if len({*names}) < len(names) or any(name in specs for name in names):
         return None  # to be told apart
 
-    def naming_of(spec: TensorSpec) -> Naming:
-        found = others.get(spec.key)
-        if found is not None:
-            return found
-        kind = "weight" if spec.dtype != "string" else "table"
-        return Naming(spec.key, kind, spec.key, (), None, None, None, False, None, False)
+    return PackedNames.of_keys(specs, _role_of, others)
 
-    return PackedNames(specs, map(naming_of, specs.values()))
+
+def _role_of(dtype: str) -> str:
+    """Return what a tensor is for of which only its dtype tells."""
+    return "weight" if dtype != "string" else "table"
 
 
 def _name_key(
@@ -148,7 +146,7 @@ def _name_key(
         role = "ema" if slot in ("ema", "average") else "slot"
         return Naming(key, role, key, (), owner, slot)
     if found is None:
-        return Naming(key, "weight" if spec.dtype != "string" else "table", key)
+        return Naming(key, _role_of(spec.dtype), key)
     naming = Naming(
         key,
         found.role,

@@ -8,14 +8,19 @@ shapes repeat, and are kept once.  Fewer tensors are kept as they are, which tak
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from functools import partial
+from itertools import repeat
 
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.packed_texts import PackedTexts
 
 _MOST = (1 << 63) - 1  # an offset that an array holds
-_Form = tuple[str, tuple[int, ...], int, int | None]
+Form = tuple[str, tuple[int, ...], int, int | None]
 """What many tensors have in common: dtype, shape, bytes, shard."""
+_NO_FORM: Form = "", (), 0, None
+# Makes a spec of all its fields in order, without a call of Python's.
+_spec: Callable[[Iterable[object]], TensorSpec] = partial(tuple.__new__, TensorSpec)
 
 
 class PackedSpecs(Mapping[str, TensorSpec]):
@@ -26,40 +31,42 @@ class PackedSpecs(Mapping[str, TensorSpec]):
 
     def __init__(self) -> None:
         self.keys_in_order = PackedTexts()
-        self._forms: list[_Form] = []
-        self._numbers: dict[_Form, int] = {}
-        self._form = array("i")  # of each row, an index into `_forms`; -1: its spec is kept whole
+        self.forms: list[Form] = []
+        self._numbers: dict[Form, int] = {}
+        self.form_of = array("i")  # of each row, an index into `forms`; -1: its spec is kept whole
         self._offset = array("q")
         self._crc32c = array("q")  # -1: none
         self._whole: dict[int, TensorSpec] = {}
 
     def add(self, spec: TensorSpec) -> None:
         """Add a spec, whose key is that of no other."""
-        row = len(self._form)
-        self.keys_in_order.append(spec.key)
-        self._form.append(-1)
-        self._offset.append(0)
-        self._crc32c.append(-1)
-        self._set(row, spec)
-
-    def replace(self, row: int, spec: TensorSpec) -> None:
-        """Put a spec in the place of another of its key."""
-        self._whole.pop(row, None)
-        self._set(row, spec)
-
-    def _set(self, row: int, spec: TensorSpec) -> None:
-        _key, dtype, shape, nbytes, shard, offset, crc32c, slices = spec
+        key, dtype, shape, nbytes, shard, offset, crc32c, slices = spec
         if slices or offset is None or not 0 <= offset <= _MOST:
-            self._form[row] = -1
-            self._whole[row] = spec
-            return
+            self._whole[len(self.form_of)] = spec
+            self.append(key, -1, 0, None)
+        else:
+            self.append(key, self.form(dtype, shape, nbytes, shard), offset, crc32c)
+
+    def form(self, dtype: str, shape: tuple[int, ...], nbytes: int, shard: int | None) -> int:
+        """Return the number of what many tensors have in common, for `append`."""
         form = dtype, shape, nbytes, shard
         number = self._numbers.get(form)
         if number is None:
-            number = self._numbers[form] = len(self._forms)
-            self._forms.append(form)
-        self._form[row], self._offset[row] = number, offset
-        self._crc32c[row] = -1 if crc32c is None else crc32c
+            number = self._numbers[form] = len(self.forms)
+            self.forms.append(form)
+        return number
+
+    def append(self, key: str, form: int, offset: int, crc32c: int | None) -> None:
+        """Add the spec of a tensor of a form at an offset, whose key is that of no other."""
+        self.keys_in_order.append(key)
+        self.form_of.append(form)
+        self._offset.append(offset)
+        self._crc32c.append(-1 if crc32c is None else crc32c)
+
+    def replace(self, row: int, spec: TensorSpec) -> None:
+        """Put a spec in the place of another of its key."""
+        self.form_of[row] = -1
+        self._whole[row] = spec
 
     def __getitem__(self, key: str) -> TensorSpec:
         row = self.keys_in_order.find(key)
@@ -71,45 +78,74 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         """Return the spec of a row."""
         return self._at(row, self.keys_in_order[row])
 
+    def some(self, rows: Sequence[int]) -> Iterator[TensorSpec]:
+        """Yield the specs of some rows."""
+        keys, form_of = self.keys_in_order.__getitem__, self.form_of.__getitem__
+        offset, crc32c = self._offset.__getitem__, self._crc32c.__getitem__
+        forms = array("i", map(form_of, rows))
+        return self._made(rows, map(keys, rows), forms, map(offset, rows), map(crc32c, rows))
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Yield the offset of each row and how many bytes it has; -1: it lies in no one place."""
+        nbytes = [form[2] for form in (*self.forms, _NO_FORM)]
+        places = zip(self._offset, map(nbytes.__getitem__, self.form_of), strict=True)
+        if not self._whole:
+            return places
+        return (
+            place if form >= 0 else _place_of(self._whole[row])
+            for row, (place, form) in enumerate(zip(places, self.form_of, strict=True))
+        )
+
     def place(self, row: int) -> tuple[int | None, int]:
         """Return the offset of a row, and how many bytes it has."""
-        form = self._form[row]
+        form = self.form_of[row]
         if form < 0:
             spec = self._whole[row]
             return spec.offset, spec.nbytes
-        return self._offset[row], self._forms[form][2]
+        return self._offset[row], self.forms[form][2]
 
     def dtype(self, row: int) -> str:
         """Return the dtype of a row."""
-        form = self._form[row]
-        return self._whole[row].dtype if form < 0 else self._forms[form][0]
+        form = self.form_of[row]
+        return self._whole[row].dtype if form < 0 else self.forms[form][0]
 
     def checksum(self, row: int) -> int | None:
         """Return the crc32c of a row; None where the file has none."""
-        if self._form[row] < 0:
+        if self.form_of[row] < 0:
             return self._whole[row].crc32c
         crc32c = self._crc32c[row]
         return None if crc32c < 0 else crc32c
 
     def _at(self, row: int, key: str) -> TensorSpec:
-        form = self._form[row]
+        form = self.form_of[row]
         if form < 0:
             return self._whole[row]
-        dtype, shape, nbytes, shard = self._forms[form]
+        dtype, shape, nbytes, shard = self.forms[form]
         crc32c = self._crc32c[row]
         # all of the fields, in order: half the time of naming the last
         return TensorSpec(
             key, dtype, shape, nbytes, shard, self._offset[row], None if crc32c < 0 else crc32c, ()
         )
 
-    def where(self, passes: Callable[[TensorSpec], bool]) -> PackedSpecs:
-        """Return those that pass: these themselves, where all do."""
-        if all(map(passes, self.values())):
+    def where(self, passes: Callable[[str, tuple[int, ...]], bool]) -> PackedSpecs:
+        """Return those whose dtype and shape pass: these themselves, where all do."""
+        if all(passes(dtype, shape) for dtype, shape, *_rest in self.kinds()):
             return self
         found = PackedSpecs()
-        for spec in filter(passes, self.values()):
-            found.add(spec)
+        for spec in self.values():
+            if passes(spec.dtype, spec.shape):
+                found.add(spec)
         return found
+
+    def whole(self) -> Iterator[tuple[int, TensorSpec]]:
+        """Yield the rows whose specs have nothing in common with others, and these."""
+        return iter(self._whole.items())
+
+    def kinds(self) -> Iterator[Form]:
+        """Yield what tensors have in common; the same may come more than once."""
+        yield from self.forms
+        for _key, dtype, shape, nbytes, shard, *_rest in self._whole.values():
+            yield dtype, shape, nbytes, shard
 
     def items(self) -> ItemsView[str, TensorSpec]:
         """Return the keys and their specs."""
@@ -120,15 +156,36 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         return _SpecValues(self)
 
     def _each(self) -> Iterator[TensorSpec]:
-        forms = self._forms
-        places = zip(self.keys_in_order, self._form, self._offset, self._crc32c, strict=True)
-        for row, (key, form, offset, crc32c) in enumerate(places):
-            if form < 0:
-                yield self._whole[row]
-                continue
-            dtype, shape, nbytes, shard = forms[form]
-            checksum = None if crc32c < 0 else crc32c
-            yield TensorSpec(key, dtype, shape, nbytes, shard, offset, checksum, ())
+        rows = range(len(self))
+        return self._made(rows, self.keys_in_order, self.form_of, self._offset, self._crc32c)
+
+    def _made(
+        self,
+        rows: Sequence[int],
+        keys: Iterable[str],
+        form_of: array[int],
+        offset: Iterable[int],
+        crc32c: Iterable[int],
+    ) -> Iterator[TensorSpec]:
+        """Put the specs of rows together from what each has of its own."""
+        dtype, shape, nbytes, shard = (
+            map(column.__getitem__, form_of) for column in zip(*self.forms, _NO_FORM, strict=True)
+        )
+        sums, none = self._sums(crc32c), repeat(())
+        specs = map(_spec, zip(keys, dtype, shape, nbytes, shard, offset, sums, none))  # noqa: B905
+        if not self._whole:
+            return specs
+        whole = self._whole.get
+        return (whole(row, spec) for row, spec in zip(rows, specs, strict=True))
+
+    def _sums(self, crc32c: Iterable[int]) -> Iterable[int | None]:
+        """Return checksums as specs have them."""
+        lacking = self._crc32c.count(-1)
+        if not lacking:
+            return crc32c
+        if lacking == len(self):
+            return repeat(None)
+        return (None if crc < 0 else crc for crc in crc32c)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.keys_in_order.find(key) is not None
@@ -137,7 +194,7 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         return iter(self.keys_in_order)
 
     def __len__(self) -> int:
-        return len(self._form)
+        return len(self.form_of)
 
     def __repr__(self) -> str:
         return f"<specs of {len(self)} tensors>"
@@ -145,6 +202,10 @@ class PackedSpecs(Mapping[str, TensorSpec]):
     def row(self, key: str) -> int | None:
         """Return the place of a tensor in the order of the file; None where there is no such."""
         return self.keys_in_order.find(key)
+
+
+def _place_of(spec: TensorSpec) -> tuple[int, int]:
+    return -1 if spec.slices or spec.offset is None else spec.offset, spec.nbytes
 
 
 class _SpecValues(ValuesView[TensorSpec]):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 _BLOCK = 64  # texts that are compressed together
@@ -17,6 +18,7 @@ _UNPACKED = 64  # blocks that are kept as they were unpacked
 _FASTEST = 1  # level of compression; the best one saves a tenth and takes five times as long
 _END = "\n"  # between texts; a block that has it in one is kept as it is
 _HASH, _NUMBER = 0xFFFF_FFFF << 32, 0xFFFF_FFFF
+_MARKS = 16  # bytes of marks for each text; of texts that are not there, one in as many is searched
 
 
 class PackedTexts:
@@ -33,6 +35,7 @@ class PackedTexts:
         self._last: list[str] = []  # of the block that is being filled
         self._unpacked: dict[int, list[str]] = {}
         self._sorted: array[int] | None = None  # of each, 32 bits of its hash and its number
+        self._marks = bytearray()  # 1 at the hash of each, which tells most that are not there
         # the block in which a text was found last, its first number, and where in it: what is asked
         # next is often there, or beside it.  One value, since threads may ask at the same time.
         self._near: tuple[list[str], int, int] = [], 0, 0
@@ -41,7 +44,7 @@ class PackedTexts:
 
     def __getstate__(self) -> dict[str, Any]:
         # hashes are those of this process alone
-        return {**self.__dict__, "_sorted": None, "_unpacked": {}}
+        return {**self.__dict__, "_sorted": None, "_marks": bytearray(), "_unpacked": {}}
 
     def append(self, text: str) -> None:
         """Add a text behind the others."""
@@ -82,9 +85,12 @@ class PackedTexts:
         return found
 
     def __iter__(self) -> Iterator[str]:
-        for block in self._blocks:
-            yield from self._unpack(block)
-        yield from self._last
+        return chain(chain.from_iterable(map(self._unpack, self._blocks)), self._last)
+
+    def any_has(self, part: str) -> bool:
+        """Whether a text has this in it, which is no line break."""
+        blocks = chain(map(self._unpack, self._blocks), (self._last,))
+        return any(part in _END.join(texts) for texts in blocks)
 
     def find(self, text: str) -> int | None:
         """Return the number of a text, any of them where it is there several times, else None."""
@@ -98,6 +104,8 @@ class PackedTexts:
         after = first + len(near)
         if after < len(self) and self._is_at(after, text):
             return after
+        if not self._may_have(text):
+            return None
         places = self._places()
         start = hash(text) << 32 & _HASH
         for place in range(bisect_left(places, start), len(places)):
@@ -117,8 +125,20 @@ class PackedTexts:
         self._near = texts, block * _BLOCK, at
         return True
 
+    def _may_have(self, text: str) -> bool:
+        """Whether a text may be there; made of all when it is asked first."""
+        if not self._marks:
+            marks = bytearray(1 << (_MARKS * len(self)).bit_length())
+            last = len(marks) - 1
+            for number in map(hash, self):
+                marks[number & last] = 1
+            self._marks = marks
+        return self._marks[hash(text) & len(self._marks) - 1] == 1
+
     def repeated(self) -> Iterator[str]:
         """Yield texts that are there more than once."""
+        if len(set(map(hash, self))) == len(self):
+            return
         places = self._places()
         start = 0
         for at in range(1, len(places) + 1):
