@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import eq
 from typing import Any, NamedTuple, overload
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.text import natural
 
 
 class Tensor(NamedTuple):
@@ -25,13 +27,14 @@ class Tensor(NamedTuple):
     @property
     def is_housekeeping(self) -> bool:
         """Whether it is TensorFlow's own record (object graph, save counter), of no use to read."""
-        return (
+        return (  # of one of `_RECORDS`
             self.naming.name == "save_counter"
             if self.naming.role == "counter"
             else self.naming.role == "config" and self.spec.dtype == "string"
         )
 
 
+_RECORDS = ("counter", "config")  # roles of what may be housekeeping
 _KEPT = 200_000  # tensors of a file, 1.5 kB each
 
 
@@ -47,28 +50,56 @@ class Tensors(Sequence[Tensor]):
         keys: Sequence[Any],
         tensor_of: Callable[[Any], Tensor],
         made: list[Tensor] | None = None,
-        *,
-        each: Callable[[], Iterator[Tensor]] | None = None,
     ) -> None:
         self._keys, self._tensor_of = keys, tensor_of
-        self._each = each  # goes over all of these faster
         self._made = made
         if made is None and len(keys) <= _KEPT:
             self._made = [tensor_of(key) for key in keys]
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._made is None and isinstance(self._tensor_of, _OfRow):
-            return _packed, (self._keys, self._tensor_of, self._each is not None)
+            return Tensors, (self._keys, self._tensor_of)
         return _kept, (list(self),)
 
-    def where(self, passes: Callable[[Tensor], bool]) -> Tensors:
-        """Return those that pass, in this order."""
-        return self.at([at for at, tensor in enumerate(self) if passes(tensor)])
+    def kinds(self) -> Iterator[tuple[Tensor, Sequence[int]]]:
+        """Yield a first tensor of each kind, and the places of all of that kind.
+
+        They differ in name, key, place and checksum alone, and in which other tensor they belong
+        to.  Where tensors are kept as they are, each is a kind of its own.
+        """
+        if self._made is None and isinstance(self._tensor_of, _OfRow):
+            for places in self._tensor_of.kinds(self._keys):
+                yield self[places[0]], places
+        else:
+            for at, tensor in enumerate(self):
+                yield tensor, (at,)
+
+    def without_housekeeping(self) -> Tensors:
+        """Return those that are none of TensorFlow's own records, in this order."""
+        left_out = {
+            at
+            for tensor, places in self.kinds()
+            if tensor.naming.role in _RECORDS
+            for at in places
+            if self[at].is_housekeeping
+        }
+        if not left_out:
+            return self
+        return self.at([at for at in range(len(self)) if at not in left_out])
 
     def ordered(self, key: Callable[[Tensor], Any]) -> Tensors:
         """Return them sorted by a key."""
-        sort_keys = [key(tensor) for tensor in self]
-        return self.at(sorted(range(len(sort_keys)), key=sort_keys.__getitem__))
+        return self._sorted_by([key(tensor) for tensor in self])
+
+    def by_name(self) -> Tensors:
+        """Return them in natural order of their names."""
+        if self._made is None and isinstance(self._tensor_of, _OfRow):
+            return self._sorted_by(list(map(natural, self._tensor_of.names_of(self._keys))))
+        return self.ordered(lambda tensor: natural(tensor.naming.name))
+
+    def _sorted_by(self, sort_keys: list[Any]) -> Tensors:
+        places = sorted(range(len(sort_keys)), key=sort_keys.__getitem__)
+        return self if all(map(eq, places, range(len(places)))) else self.at(places)
 
     def at(self, places: Sequence[int]) -> Tensors:
         """Return those at some places, in that order."""
@@ -94,7 +125,9 @@ class Tensors(Sequence[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         if self._made is not None:
             return iter(self._made)
-        return map(self._tensor_of, self._keys) if self._each is None else self._each()
+        if isinstance(self._tensor_of, _OfRow):
+            return self._tensor_of.each(self._keys)
+        return map(self._tensor_of, self._keys)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -117,14 +150,31 @@ class _OfRow:
     def __call__(self, row: int) -> Tensor:
         return Tensor(self.specs.at(row), self.names.at(row))
 
-    def each(self) -> Iterator[Tensor]:
-        """Yield those of all rows."""
-        return map(Tensor, self.specs.values(), self.names.values())
+    def each(self, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Yield those of some rows, faster than one by one."""
+        if rows == range(len(self.specs)):
+            return map(Tensor, self.specs.values(), self.names.values())
+        return map(Tensor, self.specs.some(rows), self.names.some(rows))
 
+    def names_of(self, rows: Sequence[int]) -> Iterator[str]:
+        """Yield the names of some rows."""
+        if rows == range(len(self.specs)):
+            return self.names.names()
+        return (naming.name for naming in self.names.some(rows))
 
-def _packed(rows: Sequence[int], of_row: _OfRow, is_whole: bool) -> Tensors:
-    """Return the tensors of some rows; is_whole: they are all, in order."""
-    return Tensors(rows, of_row, each=of_row.each if is_whole else None)
+    def kinds(self, rows: Sequence[int]) -> Iterable[array[int]]:
+        """Return where among some rows those of each kind are; one kept whole is its own kind."""
+        spec_form, name_form = self.specs.form_of, self.names.form_of
+        found: dict[tuple[int, int], array[int]] = {}
+        for at, row in enumerate(rows):
+            kind = spec_form[row], name_form[row]
+            if min(kind) < 0:
+                kind = -1, at
+            places = found.get(kind)
+            if places is None:
+                places = found[kind] = array("I")
+            places.append(at)
+        return found.values()
 
 
 def _kept(tensors: list[Tensor]) -> Tensors:
@@ -203,7 +253,7 @@ def _all_of(checkpoint: Checkpoint) -> Tensors:
     """Return the tensors of a file in the order of the file."""
     specs, names = checkpoint.specs, checkpoint.names
     if isinstance(specs, PackedSpecs) and isinstance(names, PackedNames):
-        return _packed(range(len(specs)), _OfRow(specs, names), True)
+        return Tensors(range(len(specs)), _OfRow(specs, names))
 
     def of_key(key: str) -> Tensor:
         return Tensor(specs[key], names[key])

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckptkit._io.progress import phase
@@ -15,7 +16,7 @@ from ckptkit.align.cudnn_layouts import cudnn_layers, note_on
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.digest import DIGESTED, weights_digest
-from ckptkit.checkpoint.selection import Selection, Tensor, tensor_json
+from ckptkit.checkpoint.selection import Selection, Tensor, Tensors, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.results import Document
 from ckptkit.stores.base import Signature
@@ -90,15 +91,15 @@ class Listing(Document):
         # One item per kind of tensor: a file has many tensors, and few kinds of them.
         counts: dict[tuple[str, str, bool, tuple[int, ...]], list[int]] = {}
         untied = through_optimizer = 0
-        for spec, naming in self.tensors:
+        for (spec, naming), number in _kinds(self.tensors):
             kind = naming.role, spec.dtype, naming.duplicate_of is not None, spec.shape
             count = counts.get(kind)
             if count is None:
                 count = counts[kind] = [0, 0]
-            count[0] += 1
-            count[1] += spec.nbytes
-            through_optimizer += naming.only_through_optimizer
-            untied += naming.role == "slot" and naming.slot_of is None
+            count[0] += number
+            count[1] += number * spec.nbytes
+            through_optimizer += number * naming.only_through_optimizer
+            untied += number * (naming.role == "slot" and naming.slot_of is None)
         by_role: dict[str, dict[str, int]] = {}
         dtypes: Counter[str] = Counter()
         params = model_bytes = stored_twice = stored_twice_bytes = 0
@@ -222,6 +223,13 @@ class Listing(Document):
         }
 
 
+def _kinds(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, int]]:
+    """Yield tensors, and how many there are of each kind: a file has many, and few kinds."""
+    if not isinstance(tensors, Tensors):
+        return zip(tensors, repeat(1))
+    return ((tensor, len(places)) for tensor, places in tensors.kinds())
+
+
 def _default_json(signature: Signature, name: str) -> dict[str, str]:
     defaults = dict(signature.defaults)
     return {"default": defaults[name]} if name in defaults else {}
@@ -234,13 +242,9 @@ def _tensor_json(name: str, dtype: str, shape: Sequence[int | None] | None) -> d
 def listing_of(checkpoint: Checkpoint) -> Listing:
     """Return the listing of a checkpoint that is open, without TensorFlow's own records."""
     tensors = Selection().of(checkpoint)
-    shown = tensors.where(_is_listed).ordered(_ORDERS["name"])
+    shown = tensors.without_housekeeping().by_name()
     hidden = len(tensors) - len(shown)
     return Listing(checkpoint, shown, hidden, tuple(checkpoint.problems()))
-
-
-def _is_listed(tensor: Tensor) -> bool:
-    return not tensor.is_housekeeping
 
 
 @following_latest
@@ -292,7 +296,7 @@ def ls(
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note_on(in_cudnn)))
     selection = Selection(roles, names, dtypes)
     selected = selection.of(checkpoint)
-    shown = selected if everything else selected.where(_is_listed)
+    shown = selected if everything else selected.without_housekeeping()
     if sort not in SORTS:
         raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
     if sort in _VALUE_SORTS and not stats:
@@ -302,7 +306,7 @@ def ls(
     digests = _digests(checkpoint, selected, parts, executor, is_filtered=bool(selection))
     return Listing(
         checkpoint,
-        shown.ordered(_order(sort, found or {})),
+        shown.by_name() if sort == "name" else shown.ordered(_order(sort, found or {})),
         len(selected) - len(shown),
         tuple(problems),
         digests.get(_WEIGHTS),
@@ -382,7 +386,6 @@ def _graph_tags(checkpoint: Checkpoint, tags: Sequence[str]) -> frozenset[str]:
 
 
 _ORDERS: dict[str, Callable[[Tensor], Any]] = {
-    "name": lambda t: natural(t.naming.name),
     "size": lambda t: (-t.spec.nbytes, natural(t.naming.name)),
     "params": lambda t: (-t.spec.size, natural(t.naming.name)),
     "offset": lambda t: (t.spec.shard or 0, t.spec.offset or 0, natural(t.naming.name)),
