@@ -70,6 +70,7 @@ def printable(text: str) -> str:
 
 
 _DIGITS = lazy_pattern(r"\d{1,18}")  # int() refuses thousands of digits
+_NUMBERS = lazy_pattern(r"(\d{1,18})")
 
 
 _WEB = r"https?:/{1,2}"
@@ -109,6 +110,16 @@ def natural(name: str) -> str:
     return _sortable(above + slash) + _sortable(last)  # a scope has many names, in a row
 
 
+def naturals(names: Sequence[str]) -> list[str]:
+    """Return such a key for each of many names, in less time."""
+    text = "\n".join(names)
+    if "\0" in text or "\1" in text or text.count("\n") >= len(names):
+        return list(map(natural, names))
+    parts = _NUMBERS.split(text)
+    parts[1::2] = map(_marked, parts[1::2])
+    return "".join(parts).split("\n")
+
+
 @lru_cache(maxsize=4096)
 def _sortable(text: str) -> str:
     if "\0" in text or "\1" in text:  # out of the way of the mark, in the same order
@@ -117,7 +128,12 @@ def _sortable(text: str) -> str:
 
 
 def _sortable_number(match: re.Match[str]) -> str:
-    digits = str(int(match[0]))
+    return _marked(match[0])
+
+
+@lru_cache(maxsize=4096)
+def _marked(number: str) -> str:
+    digits = str(int(number))
     return f"\0{chr(len(digits))}{digits}"
 
 

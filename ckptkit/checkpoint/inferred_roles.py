@@ -51,6 +51,7 @@ from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.text import lazy_pattern
 
 _AVERAGE = "ExponentialMovingAverage"
+_SEED = "seed_generator_state"
 _NAMELESS = lazy_pattern(r"((?:.*/)?Variable)(?:_\d+)?")
 _STATISTICS = lazy_pattern(r"moving_(mean|variance|avg|average)\w*|(running|population)_\w+")
 
@@ -84,6 +85,20 @@ def _without_strings(specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec
     if not isinstance(specs, PackedSpecs):
         return {name: spec for name, spec in specs.items() if spec.dtype != "string"}
     return specs.where(lambda dtype, _shape: dtype != "string")
+
+
+def _any_has(specs: Mapping[str, TensorSpec], part: str) -> bool:
+    """Whether a name has this in it."""
+    if isinstance(specs, PackedSpecs):
+        return specs.keys_in_order.any_has(part)
+    return any(part in name for name in specs)
+
+
+def _any_scalar(specs: Mapping[str, TensorSpec]) -> bool:
+    """Whether a tensor has one element and no axes."""
+    if isinstance(specs, PackedSpecs):
+        return any(shape == () for _dtype, shape, *_rest in specs.kinds())
+    return any(spec.shape == () for spec in specs.values())
 
 
 def _has_dots(names: Iterable[str]) -> bool:
@@ -323,21 +338,22 @@ class _Inference:
 
     def _take_averages_alone(self) -> None:
         """Take averages whose variables are not in the file, and slots like those that are tied."""
-        shared = {
+        endings = (
             name.rpartition("/")[2]
             for name, spec in self.specs.items()
             if spec.shape != () and name not in self.roles
-        }
+        )
+        shared = next(endings, None)
+        shared = shared if all(ending == shared for ending in endings) else None
         known = {r.optimizer for r in self.roles.values() if r.is_known and r.optimizer}
         tied = {without_number(ending) for ending in known}
-        is_alone = len(shared) == 1 and not shared.isdisjoint(AVERAGES)
-        if not tied and not is_alone and not any(_AVERAGE in name for name in self.specs):
+        if not tied and shared not in AVERAGES and not _any_has(self.specs, _AVERAGE):
             return  # as of nearly all files
         for name in [n for n in self.specs if n not in self.roles]:
             owner, _, ending = name.rpartition("/")
             if not owner or is_integer(self.specs[name]):
                 continue
-            if ending == _AVERAGE or (ending in AVERAGES and len(shared) == 1):
+            if ending == _AVERAGE or (ending in AVERAGES and shared is not None):
                 self.roles[name] = InferredRole(
                     "ema", "ema", None, ending, owner, is_known=ending[0] == "E"
                 )
@@ -351,7 +367,7 @@ class _Inference:
         """
         trained = {role.owner for role in self.roles.values() if role.role == "slot" and role.owner}
         series: dict[str, list[str]] = defaultdict(list)
-        for name in self.specs:
+        for name in self.specs if _any_has(self.specs, "Variable") else ():
             match = _NAMELESS.fullmatch(name) if "Variable" in name else None
             if match and name not in self.roles:
                 series[match[1]].append(name)
@@ -368,6 +384,8 @@ class _Inference:
     # --- scalars ------------------------------------------------------------------------------
 
     def _take_scalars(self) -> None:
+        if not _any_has(self.specs, _SEED) and not _any_scalar(self.specs):
+            return
         trained = {role.owner for role in self.roles.values() if role.owner}
         owners = {
             extension.name: extension.owner
@@ -376,7 +394,7 @@ class _Inference:
             if key.scope and key.ending and extension.relation == "scalar"
         }
         for name, spec in self.specs.items():
-            if name.endswith("seed_generator_state"):  # Keras 3's: a seed, and calls so far
+            if name.endswith(_SEED):  # Keras 3's: a seed, and calls so far
                 self.roles[name] = InferredRole("counter", is_known=True)
             if spec.shape != () or name in self.roles or name in trained:
                 continue

@@ -92,10 +92,11 @@ class _KnownNames:
     def _owner(self, above: str, starts: Sequence[int]) -> tuple[int, str] | None:
         for start in starts:  # w/Adam
             owner = above[start:]
-            if owner not in self.specs and _PART.fullmatch(owner.rpartition("/")[2]):
-                owner = owner.rpartition("/")[0]  # a part of a variable that is stored whole
             if owner in self.specs:
                 return start, owner
+            whole, _, last = owner.rpartition("/")  # of a part of a variable that is stored whole
+            if "part_" in last and _PART.fullmatch(last) and whole in self.specs:
+                return start, whole
         return None
 
 

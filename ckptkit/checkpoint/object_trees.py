@@ -63,95 +63,81 @@ class _NoPlainTree(Exception):
     """The graph asks for more than this road knows."""
 
 
-class _KeptNames:
-    """Collects the namings of a tree; they are made at once."""
+_Called = tuple[str, str, str]
+"""Key, full name and path of a variable."""
 
-    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
-        self._specs = specs
-        self._found: dict[str, Naming] = {}
-        self._taken: set[str] = set()
 
-    def add(self, key: str, full_name: str, path: str) -> None:
-        """Name a weight; raises _NoPlainTree for one of a key or a name that another has."""
-        if key in self._found or full_name in self._taken:
-            raise _NoPlainTree
-        self._taken.add(full_name)
+def _kept_names(
+    specs: Mapping[str, TensorSpec], weights: Iterator[_Called], counters: Sequence[_Called]
+) -> Mapping[str, Naming]:
+    """Return the namings of a tree, in the order of the file.
+
+    counters: those found on the way, when all weights are through.
+    Raises _NoPlainTree for two of a key or of a name, and where keys are in no node.
+    """
+    found: dict[str, Naming] = {}
+    count = 0
+    for key, full_name, path in weights:
+        count += 1
         # all of the fields, in order: half the time of naming the last
-        self._found[key] = Naming(
+        found[key] = Naming(
             full_name, "weight", full_name, (path,), None, None, None, False, None, False
         )
-
-    def add_counter(self, key: str, full_name: str, path: str) -> None:
-        """Name a counter; raises _NoPlainTree for one of a key that another has."""
-        if key in self._found:
+    taken = {naming.name for naming in found.values()}
+    if not len(taken) == len(found) == count:
+        raise _NoPlainTree
+    for key, full_name, path in counters:
+        if key in found:
             raise _NoPlainTree
-        self._found[key] = _counter_of(key, full_name, path, self._taken)
-
-    def finish(self) -> Mapping[str, Naming]:
-        """Return all, in the order of the file; raises as `_PackedTreeNames.finish`."""
-        found, graph = self._found, OBJECT_GRAPH_KEY
-        if graph in self._specs and graph not in found:
-            found[graph] = _graph_of(self._taken)
-        if len(found) != len(self._specs):
-            raise _NoPlainTree
-        return {key: found[key] for key in self._specs}
+        found[key] = _counter_of(key, full_name, path, taken)
+    if OBJECT_GRAPH_KEY in specs and OBJECT_GRAPH_KEY not in found:
+        found[OBJECT_GRAPH_KEY] = _graph_of(taken)
+    if len(found) != len(specs):
+        raise _NoPlainTree
+    return {key: found[key] for key in specs}
 
 
-class _PackedTreeNames:
-    """Collects the namings of a tree for packed specs, in little memory.
+def _packed_names(
+    specs: PackedSpecs, weights: Iterator[_Called], counters: Sequence[_Called]
+) -> PackedNames:
+    """Return the same of packed specs, in little memory.
 
     Nearly all come to a full name, and to a key that tells the path.
     """
+    names: list[str | None] = [None] * len(specs)  # of those that are not kept whole
+    whole: dict[int, Naming] = {}
 
-    def __init__(self, specs: PackedSpecs) -> None:
-        self._specs = specs
-        self._names: list[str | None] = [None] * len(specs)  # of those that are not kept whole
-        self._whole: dict[int, Naming] = {}
-        self._counters: dict[int, tuple[str, str, str]] = {}
-
-    def _free_row(self, key: str) -> int:
-        row = self._specs.row(key)
-        if row is None or self._names[row] is not None:
-            raise _NoPlainTree
-        if row in self._whole or row in self._counters:
+    def free_row(key: str) -> int:
+        row = specs.row(key)
+        if row is None or names[row] is not None or row in whole:
             raise _NoPlainTree
         return row
 
-    def add(self, key: str, full_name: str, path: str) -> None:
-        """Name a weight; raises _NoPlainTree for one of a key that another has."""
-        row = self._free_row(key)
+    for key, full_name, path in weights:
+        row = free_row(key)
         if key[:-_SUFFIX_LENGTH] == path:
-            self._names[row] = full_name
+            names[row] = full_name
         else:
-            self._whole[row] = Naming(full_name, "weight", full_name, (path,))
-
-    def add_counter(self, key: str, full_name: str, path: str) -> None:
-        """Name a counter; raises _NoPlainTree for one of a key that another has."""
-        self._counters[self._free_row(key)] = key, full_name, path
-
-    def finish(self) -> Mapping[str, Naming]:
-        """Return all; raises _NoPlainTree for two of a name, and where keys are in no node."""
-        weights = (naming.name for naming in self._whole.values())
-        called = PackedTexts(chain((name for name in self._names if name is not None), weights))
-        if next(called.repeated(), None) is not None:
-            raise _NoPlainTree
-        taken = _Taken(called)
-        for row, counter in self._counters.items():
-            self._whole[row] = _counter_of(*counter, taken)
-        row_of_graph = self._specs.row(OBJECT_GRAPH_KEY)
-        if row_of_graph is not None and row_of_graph not in self._whole:
-            self._whole[row_of_graph] = _graph_of(taken)
-        if len(self._names) - self._names.count(None) + len(self._whole) != len(self._specs):
-            raise _NoPlainTree
-        return PackedNames(self._specs, self._each())
-
-    def _each(self) -> Iterator[Naming]:
-        for row, (key, name) in enumerate(zip(self._specs, self._names, strict=True)):
-            if name is None:
-                yield self._whole[row]
-                continue
-            path = key[:-_SUFFIX_LENGTH]
-            yield Naming(name, "weight", name, (path,), None, None, None, False, None, False)
+            whole[row] = Naming(full_name, "weight", full_name, (path,))
+    others = (naming.name for naming in whole.values())
+    called = PackedTexts(chain((name for name in names if name is not None), others))
+    if next(called.repeated(), None) is not None:
+        raise _NoPlainTree
+    taken = _Taken(called)
+    for key, full_name, path in counters:
+        whole[free_row(key)] = _counter_of(key, full_name, path, taken)
+    row_of_graph = specs.row(OBJECT_GRAPH_KEY)
+    if row_of_graph is not None and row_of_graph not in whole:
+        whole[row_of_graph] = _graph_of(taken)
+    if len(names) - names.count(None) + len(whole) != len(specs):
+        raise _NoPlainTree
+    return PackedNames(
+        specs,
+        (
+            whole[row] if name is None else Naming(name, "weight", name, (key[:-_SUFFIX_LENGTH],))
+            for row, (key, name) in enumerate(zip(specs, names, strict=True))
+        ),
+    )
 
 
 class _Taken:
@@ -202,9 +188,21 @@ def name_tree(
 def _named(
     specs: Mapping[str, TensorSpec], nodes: Sequence[Node], strange: frozenset[str]
 ) -> Mapping[str, Naming]:
-    found = _PackedTreeNames(specs) if isinstance(specs, PackedSpecs) else _KeptNames(specs)
-    add, spec_of = found.add, specs.get
-    counters: list[tuple[str, str, str]] = []
+    counters: list[_Called] = []
+    weights = _weights(specs, nodes, strange, counters)
+    if isinstance(specs, PackedSpecs):
+        return _packed_names(specs, weights, counters)
+    return _kept_names(specs, weights, counters)
+
+
+def _weights(
+    specs: Mapping[str, TensorSpec],
+    nodes: Sequence[Node],
+    strange: frozenset[str],
+    counters: list[_Called],
+) -> Iterator[_Called]:
+    """Yield the weights, and add the counters to a list."""
+    spec_of = specs.get
     for attributes, path in _leaves(nodes, strange):
         if not attributes:
             continue
@@ -214,18 +212,14 @@ def _named(
         spec = spec_of(key)
         if spec is None or attribute != VALUE:
             raise _NoPlainTree
-        shape = spec.shape
-        if (path in COUNTERS and shape == ()) or full_name.endswith(SEED):
+        if full_name.endswith(SEED) or (spec.shape == () and path in COUNTERS):
             counters.append((key, full_name, path))
             continue
         is_loose = path[-1:].isdecimal() or "/" not in path or item_of_list(key)
         is_named = full_name and not ("Variable" in full_name and is_nameless(full_name))
-        if is_loose or not is_named or shape == () or spec.dtype == "string":
+        if is_loose or not is_named or spec.shape == () or spec.dtype == "string":
             raise _NoPlainTree
-        add(key, full_name, path)
-    for counter in counters:
-        found.add_counter(*counter)
-    return found.finish()
+        yield key, full_name, path
 
 
 def _leaves(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from operator import eq
 from typing import Any, NamedTuple, overload
 
@@ -15,7 +17,7 @@ from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
-from ckptkit.text import natural
+from ckptkit.text import naturals
 
 
 class Tensor(NamedTuple):
@@ -34,7 +36,10 @@ class Tensor(NamedTuple):
         )
 
 
+# Makes a tensor of a pair, without a call of Python's.
+_tensor: Callable[[tuple[TensorSpec, Naming]], Tensor] = partial(tuple.__new__, Tensor)
 _RECORDS = ("counter", "config")  # roles of what may be housekeeping
+_TOGETHER = 4096  # names that are looked at together
 _KEPT = 200_000  # tensors of a file, 1.5 kB each
 
 
@@ -94,8 +99,13 @@ class Tensors(Sequence[Tensor]):
     def by_name(self) -> Tensors:
         """Return them in natural order of their names."""
         if self._made is None and isinstance(self._tensor_of, _OfRow):
-            return self._sorted_by(list(map(natural, self._tensor_of.names_of(self._keys))))
-        return self.ordered(lambda tensor: natural(tensor.naming.name))
+            names = self._tensor_of.names_of(self._keys)
+        else:
+            names = (naming.name for _spec, naming in self)
+        sort_keys: list[str] = []
+        while some := list(islice(names, _TOGETHER)):
+            sort_keys += naturals(some)
+        return self._sorted_by(sort_keys)
 
     def _sorted_by(self, sort_keys: list[Any]) -> Tensors:
         places = sorted(range(len(sort_keys)), key=sort_keys.__getitem__)
@@ -153,8 +163,8 @@ class _OfRow:
     def each(self, rows: Sequence[int]) -> Iterator[Tensor]:
         """Yield those of some rows, faster than one by one."""
         if rows == range(len(self.specs)):
-            return map(Tensor, self.specs.values(), self.names.values())
-        return map(Tensor, self.specs.some(rows), self.names.some(rows))
+            return map(_tensor, zip(self.specs.values(), self.names.values(), strict=True))
+        return map(_tensor, zip(self.specs.some(rows), self.names.some(rows), strict=True))
 
     def names_of(self, rows: Sequence[int]) -> Iterator[str]:
         """Yield the names of some rows."""
@@ -258,7 +268,10 @@ def _all_of(checkpoint: Checkpoint) -> Tensors:
     def of_key(key: str) -> Tensor:
         return Tensor(specs[key], names[key])
 
-    made = [Tensor(specs[k], n) for k, n in names.items()] if len(names) <= _KEPT else None
+    made = None
+    if len(names) <= _KEPT:
+        pairs = zip(map(specs.__getitem__, names), names.values(), strict=True)
+        made = list(map(_tensor, pairs))
     return Tensors(tuple(names), of_key, made)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import chain
+from functools import lru_cache, partial
+from itertools import chain, islice
 
 from ckptkit.reports.fitting import GAP, Fit, Table, fitted
 from ckptkit.reports.screen import folded, painted, screen
 from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
 
 _KEPT_ROWS = 200_000  # of a table that fits no screen; of more, none is kept
+_TOGETHER = 1024  # rows that are looked at together
+_REPEATED = 4096  # ends of rows that are kept, since others end so
 TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
 
 
@@ -47,7 +49,7 @@ def render(
         return
     align = align or ["left"] * len(headers)
     if fmt == "table":
-        if screen().width is None and len(rows) > _KEPT_ROWS:
+        if screen().width is None and len(rows) > _KEPT_ROWS and len(headers) > 1:
             yield from _streamed(rows, headers, align)
             return
         table = laid_out(rows, headers, align, fit)
@@ -124,43 +126,76 @@ def padded(table: Table) -> Iterator[str]:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     else:
         widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
-    return map(_padder(widths, table.align, is_ascii=is_ascii), rows)
+    return map(str.rstrip, map(_padder(widths, table.align, is_ascii=is_ascii), rows))
 
 
 def _streamed(
     rows: Sequence[Sequence[object]], headers: Sequence[str], align: Sequence[str]
 ) -> Iterator[str]:
-    """Yield the same of many rows, which are kept in little memory until all widths are known."""
+    """Yield the same of many rows, which are kept in little memory until all widths are known.
+
+    What follows the first cell of a row is often what follows that of another.
+    """
     from ckptkit.stores.packed_texts import PackedTexts  # here, since few tables are so long
 
-    widths = list(map(len, headers))
-    is_ascii = all(map(str.isascii, headers))
     kept = PackedTexts()
-    for row in rows:
-        cells = list(map(_cell, row))
-        kept.append(_BETWEEN.join(cells))
-        if all(map(str.isascii, cells)):
-            widths = list(map(max, widths, map(len, cells)))
-        else:
-            is_ascii = False
-            widths = list(map(max, widths, map(display_width, cells)))
-    pad = _padder(widths, align, is_ascii=is_ascii)
-    yield pad(headers)
+    firsts, ends = _Widths(headers[:1]), _Widths(headers[1:])
+
+    @lru_cache(_REPEATED, typed=True)
+    def end_of(*values: object) -> str:
+        cells = list(map(_cell, values))
+        ends.take(cells)
+        return _BETWEEN.join(cells)
+
+    each = iter(rows)
+    while some := list(islice(each, _TOGETHER)):
+        cells = [_cell(row[0]) for row in some]
+        for cell in [max(cells, key=len)] if all(map(str.isascii, cells)) else cells:
+            firsts.take((cell,))
+        ends_of_rows = (end_of(*row[1:]) for row in some)
+        kept.extend(list(map(_BETWEEN.join, zip(cells, ends_of_rows, strict=True))))
+    is_ascii = firsts.is_ascii and ends.is_ascii
+    pad_first = _padder(firsts.widths, align[:1], is_ascii=is_ascii)
+    pad_end = _padder(ends.widths, align[1:], is_ascii=is_ascii)
+
+    @lru_cache(_REPEATED)
+    def padded_end(text: str) -> str:
+        return " " * GAP + pad_end(text.split(_BETWEEN))
+
+    yield (pad_first(headers[:1]) + padded_end(_BETWEEN.join(headers[1:]))).rstrip()
     for text in kept:
-        yield pad(text.split(_BETWEEN))
+        first, _, end = text.partition(_BETWEEN)
+        yield (pad_first((first,)) + padded_end(end)).rstrip()
+
+
+class _Widths:
+    """How wide columns have to be for their cells."""
+
+    def __init__(self, headers: Sequence[str]) -> None:
+        self.widths = [0] * len(headers)
+        self.is_ascii = True
+        self.take(headers)
+
+    def take(self, cells: Sequence[str]) -> None:
+        """Make room for the cells of a row."""
+        self.is_ascii = self.is_ascii and all(map(str.isascii, cells))
+        self.widths = list(map(max, self.widths, map(display_width, cells)))
 
 
 def _padder(
     widths: Sequence[int], align: Sequence[str], *, is_ascii: bool
 ) -> Callable[[Sequence[str]], str]:
-    """Return what makes a line of cells; not ASCII: letters may take two columns, or none."""
+    """Return what makes a line of cells, not ended where the last one ends.
+
+    is_ascii: else letters may take two columns, or none.
+    """
     if not is_ascii:
         return partial(_padded_wide, widths, align)
     layout = (" " * GAP).join(
         f"{{:{'>' if side == 'right' else '<'}{width}}}"
         for side, width in zip(align, widths, strict=True)
     )
-    return lambda row: layout.format(*row).rstrip()
+    return lambda row: layout.format(*row)
 
 
 def _padded_wide(widths: Sequence[int], align: Sequence[str], row: Sequence[str]) -> str:
@@ -168,7 +203,7 @@ def _padded_wide(widths: Sequence[int], align: Sequence[str], row: Sequence[str]
     for cell, side, width in zip(row, align, widths, strict=True):
         space = " " * (width - display_width(cell))
         padded_cells.append(space + cell if side == "right" else cell + space)
-    return (" " * GAP).join(padded_cells).rstrip()
+    return (" " * GAP).join(padded_cells)
 
 
 def csv_rows(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[str]:

@@ -119,27 +119,37 @@ def json_rows(tensors: Iterable[Tensor]) -> Iterator[str]:
     from json.encoder import encode_basestring_ascii as quoted
 
     @lru_cache(maxsize=256)
-    def kind(dtype: str, shape: tuple[int, ...], size: int) -> str:
-        return f'"dtype": {quoted(dtype)}, "shape": {list(shape)}, "params": {size}'
+    def kind(dtype: str, shape: tuple[int, ...], nbytes: int, shard: int | None) -> str:
+        return (
+            f'"dtype": {quoted(dtype)}, "shape": {list(shape)}, "params": {math.prod(shape)}, '
+            f'"bytes": {nbytes}, "shard": {"null" if shard is None else shard}'
+        )
+
+    @lru_cache(maxsize=256)
+    def role_of(
+        role: str, is_inferred: bool, owner: str | None, slot: str | None, repeated: str | None
+    ) -> str:
+        return (
+            f'"role": {quoted(role)}, "role_inferred": {"true" if is_inferred else "false"}, '
+            f'"slot_of": {optional(owner)}, "slot": {optional(slot)}, '
+            f'"duplicate_of": {optional(repeated)}'
+        )
 
     def optional(text: str | None) -> str:
         return "null" if text is None else quoted(text)
 
     for spec, naming in tensors:
-        name, full_name = naming.name, naming.full_name
-        called = quoted(name)
         key, dtype, shape, nbytes, shard, offset, crc, slices = spec
+        name, role, full_name, aliases, owner, slot, _optimizer, _only, repeated, inferred = naming
+        called = quoted(name)
         yield (
             f'{{"key": {quoted(key)}, "name": {called}, "full_name": '
             f"{called if full_name is name else optional(full_name)}, "
-            f'"aliases": [{", ".join(map(quoted, naming.aliases))}], '
-            f'"role": {quoted(naming.role)}, '
-            f'"role_inferred": {"true" if naming.role_inferred else "false"}, '
-            f'"slot_of": {optional(naming.slot_of)}, "slot": {optional(naming.slot)}, '
-            f'"duplicate_of": {optional(naming.duplicate_of)}, {kind(dtype, shape, spec.size)}, '
-            f'"bytes": {nbytes}, "shard": {"null" if shard is None else shard}, '
+            f'"aliases": [{", ".join(map(quoted, aliases))}], '
+            f"{role_of(role, inferred, owner, slot, repeated)}, "
+            f"{kind(dtype, shape, nbytes, shard)}, "
             f'"offset": {"null" if offset is None else offset}, '
-            f'"crc32c": {"null" if crc is None else f"{chr(34)}{crc:08x}{chr(34)}"}, '
+            f'"crc32c": {optional(None if crc is None else f"{crc:08x}")}, '
             f'"slices": {len(slices)}}}'
         )
 
@@ -175,14 +185,14 @@ def _value_cells(found: Statistics | None) -> tuple[str, ...]:
 
 def _row(tensor: Tensor) -> tuple[object, ...]:
     spec, naming = tensor
-    return (
-        naming.name,
-        spec.dtype,
-        shape_text(spec.shape),
-        spec.size,
-        spec.nbytes,
-        role_text(tensor),
-    )
+    role = naming.role if naming.duplicate_of is None else role_text(tensor)
+    return (naming.name, *_about(spec.dtype, spec.shape, spec.nbytes, role))
+
+
+@lru_cache(maxsize=4096)
+def _about(dtype: str, shape: tuple[int, ...], nbytes: int, role: str) -> tuple[object, ...]:
+    """Return what stands behind the name, which many tensors share."""
+    return dtype, shape_text(shape), math.prod(shape), nbytes, role
 
 
 def role_text(tensor: Tensor) -> str:

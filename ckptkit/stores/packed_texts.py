@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -53,10 +53,20 @@ class PackedTexts:
             self._blocks.append(self._packed(self._last))
             self._last = []
 
-    def _packed(self, texts: list[str]) -> bytes | list[str]:
+    def extend(self, texts: Sequence[str]) -> None:
+        """Add texts behind the others."""
+        start = -len(self._last) % _BLOCK
+        for text in texts[:start]:
+            self.append(text)
+        stop = start + (len(texts) - start) // _BLOCK * _BLOCK
+        blocks = range(start, stop, _BLOCK)
+        self._blocks += [self._packed(texts[at : at + _BLOCK]) for at in blocks]
+        self._last += texts[max(start, stop) :]
+
+    def _packed(self, texts: Sequence[str]) -> bytes | list[str]:
         joined = _END.join(texts)
         if joined.count(_END) >= _BLOCK:
-            return texts
+            return list(texts)
         return self._compress(joined.encode("utf-8", "surrogatepass"), _FASTEST)
 
     def _unpack(self, block: bytes | list[str]) -> list[str]:
@@ -101,11 +111,11 @@ class PackedTexts:
         if at < len(near) and near[at] == text:
             self._near = near, first, at
             return first + at
+        if not self._may_have(text):
+            return None
         after = first + len(near)
         if after < len(self) and self._is_at(after, text):
             return after
-        if not self._may_have(text):
-            return None
         places = self._places()
         start = hash(text) << 32 & _HASH
         for place in range(bisect_left(places, start), len(places)):

@@ -94,7 +94,7 @@ def _plain_entry(data: bytes) -> Any:
 
 def _leaf(data: bytes) -> Any:
     found = wire.leaf(data)
-    return None if found is None else Node((), (("VARIABLE_VALUE", *found),), ())
+    return None if found is None else Node((), (found,), ())
 
 
 def _children(data: bytes) -> Any:

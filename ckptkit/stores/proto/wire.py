@@ -202,6 +202,7 @@ _VALUE = "VARIABLE_VALUE"
 # A variable without children, as nearly all objects of a large graph are: one attribute of this
 # name, a full name and a key, each of less than 128 bytes.
 _LEAF = b"\x0a\x0e" + _VALUE.encode() + b"\x12"
+_LEAF_BYTES = len(_LEAF)
 # has_checkpoint_values, true and false
 _FLAG, _NO_FLAG = b"\x2a\x02\x08\x01", b"\x2a\x00"
 
@@ -225,31 +226,30 @@ def split_nodes(data: bytes) -> array[int] | None:
     return bounds if at == size else None
 
 
-def leaf(data: bytes) -> tuple[str, str] | None:
-    """Return (full name, key) of a node that is a variable without children, in its plain form."""
-    if data.startswith(_LEAF, 2):
-        start, length = 2, data[1]
-    elif data.startswith(_LEAF, 3):
-        start, length = 3, (data[1] & 0x7F) | data[2] << 7
-        if data[1] < 0x80:
-            return None
-    else:
+def leaf(data: bytes) -> tuple[str, str, str] | None:
+    """Return the attribute of a node that is a variable without children, in its plain form."""
+    start = 2 if data[2:3] == b"\n" else 3
+    name = start + _LEAF_BYTES + 1
+    if data[start : name - 1] != _LEAF:
         return None
     try:
-        name = start + len(_LEAF) + 1
-        name_end = name + data[name - 1]
+        length = data[1] if start == 2 else data[1] - 0x80 | data[2] << 7
+        name_bytes = data[name - 1]
+        name_end = name + name_bytes
         key = name_end + 2
-        end = key + data[key - 1]
+        key_bytes = data[key - 1]
+        end = key + key_bytes
         if (
             data[0] != 0x12
-            or data[name - 1] > 0x7F
+            or name_bytes > 0x7F
             or data[name_end] != 0x1A
-            or data[key - 1] > 0x7F
+            or key_bytes > 0x7F
             or length != end - start
+            or (start == 2 and length > 0x7F)
             or (end != len(data) and data[end:] != _FLAG)
         ):
             return None
-        return data[name:name_end].decode(), data[key:end].decode()
+        return _VALUE, data[name:name_end].decode(), data[key:end].decode()
     except (IndexError, UnicodeDecodeError):
         return None
 

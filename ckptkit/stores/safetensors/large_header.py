@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError
-from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.containers import strict_json
 from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.safetensors.header import (
@@ -28,6 +27,7 @@ from ckptkit.stores.safetensors.header import (
 
 LARGE_HEADER = 8 << 20  # bytes; of some 80,000 tensors
 _PIECE = 1 << 20  # bytes read at a time
+_TOGETHER = 1 << 10  # tensors that are packed at once
 _AHEAD = 1 << 16  # an entry with more bytes is not of the plain form
 _LONGEST_METADATA = 1 << 20  # bytes; more are left to a parser
 
@@ -108,7 +108,10 @@ def parse_large_header(
 def _parsed(header: _Pieces, data_start: int, data_bytes: int) -> LargeHeader:
     metadata: dict[str, str] | None = None
     specs = PackedSpecs()
-    shapes: dict[bytes, tuple[int, ...]] = {}
+    kinds: dict[tuple[bytes, bytes], tuple[int, int]] = {}  # form and bytes, by dtype and shape
+    names: list[str] = []
+    forms: list[int] = []
+    offsets: list[int] = []
     end = 0
     is_in_order = True
     for match in header.entries():
@@ -118,21 +121,26 @@ def _parsed(header: _Pieces, data_start: int, data_bytes: int) -> LargeHeader:
             metadata = _metadata_of(match[1])
             continue
         raw_name, raw_code, raw_shape, raw_begin, raw_end, _after = match.groups()
-        code, begin, stop = raw_code.decode(), int(raw_begin), int(raw_end)
-        shape = shapes.get(raw_shape)
-        if shape is None:
-            shape = shapes[raw_shape] = _shape_of(raw_shape)
-        if raw_name == _RAW_METADATA or code not in CODES:
-            raise _NotPlain
-        if whole_bytes(code, shape) != stop - begin:
+        kind = kinds.get((raw_code, raw_shape))
+        if kind is None:
+            kind = kinds[raw_code, raw_shape] = _kind_of(raw_code, raw_shape, specs)
+        form, nbytes = kind
+        begin = int(raw_begin)
+        if raw_name == _RAW_METADATA or int(raw_end) != begin + nbytes:
             raise _NotPlain
         try:
-            name = raw_name.decode("utf-8")
+            names.append(raw_name.decode("utf-8"))
         except UnicodeDecodeError:
             raise _NotPlain from None
-        is_in_order = is_in_order and begin == end
-        end = stop
-        specs.add(TensorSpec(name, CODES[code].dtype, shape, stop - begin, 0, data_start + begin))
+        if begin != end:
+            is_in_order = False
+        end = begin + nbytes
+        forms.append(form)
+        offsets.append(data_start + begin)
+        if len(names) == _TOGETHER:
+            specs.extend(names, forms, offsets, (-1,) * len(names))
+            names, forms, offsets = [], [], []
+    specs.extend(names, forms, offsets, (-1,) * len(names))
     if next(specs.keys_in_order.repeated(), None) is not None:
         raise _NotPlain
     if not is_in_order:
@@ -150,6 +158,15 @@ def _metadata_of(text: bytes) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise _NotPlain
     return found
+
+
+def _kind_of(raw_code: bytes, raw_shape: bytes, specs: PackedSpecs) -> tuple[int, int]:
+    """Return the number of the form of a dtype and a shape, and how many bytes it has."""
+    code, shape = raw_code.decode(), _shape_of(raw_shape)
+    nbytes = whole_bytes(code, shape) if code in CODES else None
+    if nbytes is None:
+        raise _NotPlain
+    return specs.form(CODES[code].dtype, shape, nbytes, 0), nbytes
 
 
 def _shape_of(text: bytes) -> tuple[int, ...]:

@@ -104,9 +104,9 @@ def _joined(raws: Sequence[bytes]) -> tuple[bytes, array[int]]:
 
 def _node(raw: bytes, edges: dict[bytes, str], where: str) -> Node:
     """Return a node, by the fastest way that its bytes allow."""
-    leaf = wire.leaf(raw)
-    if leaf is not None:
-        return Node((), (("VARIABLE_VALUE", *leaf),), ())
+    attribute = wire.leaf(raw)
+    if attribute is not None:
+        return Node((), (attribute,), ())
     children = wire.children(raw, edges)
     if children is not None:
         return Node(children, (), ())
