@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ckptkit.text import count_text, natural, parse_size
+from ckptkit.text import count_text, natural, naturals, parse_size
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,8 @@ def _by_parts(name: str) -> list[str | int]:
 def test_natural_order_is_that_of_text_and_numbers(one: str, other: str) -> None:
     expected = _by_parts(one) < _by_parts(other), _by_parts(one) == _by_parts(other)
     assert (natural(one) < natural(other), natural(one) == natural(other)) == expected
+
+
+@given(st.lists(st.text(st.sampled_from("a/0127\0\1\n٣"), max_size=6), min_size=1))
+def test_many_names_at_once_have_the_same_order(names: list[str]) -> None:
+    assert naturals(names) == [natural(name) for name in names]

@@ -26,6 +26,16 @@ def test_texts_come_back_and_are_found(texts: list[str]) -> None:
     assert packed.find("other") is None
 
 
+@given(TEXTS, st.integers(0, 200))
+def test_texts_that_are_added_together_are_added_one_by_one(texts: list[str], cut: int) -> None:
+    packed = PackedTexts(texts[:cut])
+    packed.extend(texts[cut:])
+    assert list(packed) == texts and len(packed) == len(texts)
+    assert [packed[at] for at in range(len(texts))] == texts
+    for part in "a/é\0", "ba":
+        assert packed.any_has(part) == any(part in text for text in texts)
+
+
 def test_texts_are_found_in_any_order() -> None:
     texts = [f"layer_{number}/kernel" for number in range(1000)]
     packed = PackedTexts(texts)
