@@ -29,7 +29,7 @@ _BETWEEN = "\0"  # texts of one naming; one that has it in a text is kept whole
 _naming: Callable[[Iterable[object]], Naming] = partial(tuple.__new__, Naming)
 
 
-class _Form(NamedTuple):
+class _NamingForm(NamedTuple):
     """What many namings have in common.
 
     is_full_name: whether the name is the full name.  has_more: whether texts follow the name: of
@@ -46,7 +46,7 @@ class _Form(NamedTuple):
     others: tuple[bool, bool, bool]
 
 
-_NO_FORM = _Form("", None, None, False, False, True, False, (False, False, False))
+_NO_FORM = _NamingForm("", None, None, False, False, True, False, (False, False, False))
 
 
 class PackedNames(Mapping[str, Naming]):
@@ -55,10 +55,10 @@ class PackedNames(Mapping[str, Naming]):
     def __init__(self, specs: PackedSpecs, namings: Iterable[Naming]) -> None:
         self.specs = specs
         self._texts = PackedTexts()
-        self._forms: list[_Form] = []
+        self._forms: list[_NamingForm] = []
         self.form_of = array("i")  # of each row, an index into `_forms`; -1: it is kept whole
         self._whole: dict[int, Naming] = {}
-        numbers: dict[_Form, int] = {}
+        numbers: dict[_NamingForm, int] = {}
         for row, naming in enumerate(namings):
             name, role, full_name, aliases, of, slot, optimizer, only, repeated, inferred = naming
             is_full = full_name == name
@@ -71,7 +71,7 @@ class PackedNames(Mapping[str, Naming]):
                 self._texts.append("")
                 continue
             has = others[0] is not None, of is not None, repeated is not None
-            form = _Form(role, slot, optimizer, only, inferred, is_full, bool(texts), has)
+            form = _NamingForm(role, slot, optimizer, only, inferred, is_full, bool(texts), has)
             number = numbers.get(form)
             if number is None:
                 number = numbers[form] = len(self._forms)
@@ -176,7 +176,7 @@ class PackedNames(Mapping[str, Naming]):
         return len(self.specs)
 
 
-def _named(text: str, form: _Form) -> Naming:
+def _named(text: str, form: _NamingForm) -> Naming:
     """Return a naming from its texts and what it has in common with others."""
     role, slot, optimizer, only, inferred, is_full_name, has_more, others = form
     name, *texts = text.split(_BETWEEN) if has_more else (text,)

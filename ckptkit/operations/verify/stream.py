@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import tee
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.sampling import TensorSample
+from ckptkit.operations.verify.tensor_reads import TensorRead, read_run, read_tensor, runs_of
 from ckptkit.stores.base import Store, StoreOfChunks, TensorSpec
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.packed_specs import PackedSpecs
@@ -35,20 +37,12 @@ MAX_EXPANSION = 200  # sparse weights with optimizer state reach 20
 _CODES = {"tensor": "tensor", "member": "archive"}
 
 
-class _TensorRead(NamedTuple):
-    """What reading one tensor or archive member to its end came to."""
-
-    name: str
-    nbytes: int
-    error: CkptkitError | None
-
-
 class _TensorsRead(NamedTuple):
     """How many tensors were read, of how many bytes, and those that could not be."""
 
     tensors: int
     nbytes: int
-    failed: list[_TensorRead]
+    failed: list[TensorRead]
 
 
 def verify_stream(
@@ -119,7 +113,7 @@ def verify_stream(
     return unit, store
 
 
-def _refusal(store: Store, reads: list[_TensorRead], checks: list[Check]) -> CkptkitError | None:
+def _refusal(store: Store, reads: list[TensorRead], checks: list[Check]) -> CkptkitError | None:
     """Return why not all could be checked, or whether there was anything at all to check."""
     if not store.specs and not _has_layers(checks):
         return _nothing(store.path)
@@ -134,7 +128,7 @@ def _refusal(store: Store, reads: list[_TensorRead], checks: list[Check]) -> Ckp
     )
 
 
-def _is_opaque(store: Store, read: _TensorRead) -> bool:
+def _is_opaque(store: Store, read: TensorRead) -> bool:
     """Whether a tensor was not read because its dtype is none that has values."""
     return (
         isinstance(read.error, UnsupportedError)
@@ -203,6 +197,8 @@ def _tensors(
     already: a tensor that is a run of them has been read.
     """
     specs = store.specs
+    if isinstance(specs, PackedSpecs) and keys is None:
+        return _packed_tensors(store, specs, executor, progress)
     was_read = _BytesRead(sound)
     count = total = 0
     for key, spec in specs.items():
@@ -216,16 +212,37 @@ def _tensors(
 
     left = sum(nbytes for _store, _key, nbytes in unread())
     meter = ProgressMeter(progress, "read", left, by_reads=True)
-    # as the files have them, which packed specs are already
-    items = unread() if isinstance(specs, PackedSpecs) else sorted(unread(), key=_place)
-    failed: list[_TensorRead] = []
-    for read in batched_map(executor, _read_tensor, items, lambda item: item[2], _key_of, left):
+    items = sorted(unread(), key=_place)
+    failed: list[TensorRead] = []
+    for read in batched_map(executor, read_tensor, items, lambda item: item[2], _key_of, left):
         meter.add(read.nbytes)
         if read.error is not None:
             failed.append(read)
     if failed:
         place = {key: at for at, key in enumerate(specs)}
         failed.sort(key=lambda read: place[read.name])
+    return _told(store, count, total, failed)
+
+
+def _packed_tensors(
+    store: Store, specs: PackedSpecs, executor: Executor | None, progress: Progress | None
+) -> tuple[_TensorsRead, Check]:
+    """Do the same with all tensors of a file of very many, which has no checksums."""
+    total = sum(nbytes for _offset, nbytes in specs.places())
+    meter = ProgressMeter(progress, "read", total, by_reads=True)
+    failed: list[TensorRead] = []
+    runs, given = tee(runs_of(store, specs))
+    found = batched_map(executor, read_run, given, attrgetter("nbytes"), attrgetter("name"), total)
+    for run, its_failed in zip(runs, found, strict=True):
+        meter.add(run.nbytes)
+        failed += its_failed
+    return _told(store, len(specs), total, failed)
+
+
+def _told(
+    store: Store, count: int, total: int, failed: list[TensorRead]
+) -> tuple[_TensorsRead, Check]:
+    """Return what reading so many tensors of so many bytes came to, and those that failed."""
     done = total - sum(read.nbytes for read in failed)
     findings = [
         _finding(store.path, read, "tensor")
@@ -270,16 +287,6 @@ def _place(item: tuple[Store, str, int]) -> tuple[int, int]:
     spec = store.specs[key]
     at = store.begins_at(key) if isinstance(store, StoreOfChunks) else spec.offset
     return spec.shard or 0, at or 0
-
-
-def _read_tensor(item: tuple[Store, str, int]) -> _TensorRead:
-    store, key, nbytes = item
-    try:
-        for _ in store.blocks(key):
-            pass
-    except CkptkitError as error:
-        return _TensorRead(key, nbytes, error)
-    return _TensorRead(key, nbytes, None)
 
 
 class _ArchiveRead(NamedTuple):
@@ -386,7 +393,7 @@ def _read_part(part: _MemberPart) -> int | CkptkitError:
 
 def _joined_parts(
     parts: Iterable[tuple[_MemberPart, int | CkptkitError]],
-) -> Iterator[_TensorRead]:
+) -> Iterator[TensorRead]:
     """Yield what reading each member came to, from its parts."""
     crc, error = 0, None
     for part, found in parts:
@@ -403,11 +410,11 @@ def _joined_parts(
                 zip_archive.check_crc32(part.path, part.member, crc)
             except ChecksumError as mismatch:
                 error = mismatch
-        yield _TensorRead(part.name, part.member.nbytes, error)
+        yield TensorRead(part.name, part.member.nbytes, error)
         crc, error = 0, None
 
 
-def _finding(path: Path, read: _TensorRead, what: str) -> Finding:
+def _finding(path: Path, read: TensorRead, what: str) -> Finding:
     assert read.error is not None
     finding = of_error(read.error, _CODES[what])
     where = f"{path}: {read.name}"

@@ -1,0 +1,123 @@
+"""Reading tensors to their ends: one by one, and of a file of very many a run of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ckptkit._io.files import aligned_buffer, read_into
+from ckptkit.dtypes import kind, numpy_dtype
+from ckptkit.errors import CkptkitError
+from ckptkit.stores.base import Store, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
+
+_RUN_BYTES = 16 << 20  # of tensors that are read at once
+_RUN_TENSORS = 1 << 14
+_READ_BYTES = 1 << 18  # which fit a core's cache
+
+
+class TensorRead(NamedTuple):
+    """What reading one tensor or archive member to its end came to."""
+
+    name: str
+    nbytes: int
+    error: CkptkitError | None
+
+
+def read_tensor(item: tuple[Store, str, int]) -> TensorRead:
+    """Read a tensor to its end.  item: its store, key and bytes."""
+    store, key, nbytes = item
+    try:
+        for _ in store.blocks(key):
+            pass
+    except CkptkitError as error:
+        return TensorRead(key, nbytes, error)
+    return TensorRead(key, nbytes, None)
+
+
+class TensorRun(NamedTuple):
+    """Tensors of neighbouring rows of packed specs.
+
+    shard, offset: where they follow each other, if the bytes of all are their values.
+    """
+
+    store: Store
+    rows: range
+    nbytes: int
+    shard: int | None
+    offset: int
+
+    def specs(self) -> Iterator[TensorSpec]:
+        """Yield the specs of the tensors."""
+        assert isinstance(self.store.specs, PackedSpecs)
+        return self.store.specs.some(self.rows)
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message: the key of its first tensor."""
+        return next(self.specs()).key
+
+
+def runs_of(store: Store, specs: PackedSpecs) -> Iterator[TensorRun]:
+    """Yield all tensors of packed specs; what cannot be read as bytes alone is a run of its own."""
+    shards = _ShardsOfForms(store, specs)
+    first = start = end = 0
+    shard: int | None = None
+    for row, (form, (offset, nbytes)) in enumerate(zip(specs.form_of, specs.places(), strict=True)):
+        its_shard = shards.of(row, form)
+        if (
+            its_shard is None
+            or its_shard != shard
+            or offset != end
+            or end - start >= _RUN_BYTES
+            or row - first >= _RUN_TENSORS
+        ):
+            if row:
+                yield TensorRun(store, range(first, row), end - start, shard, start)
+            first, start, end, shard = row, offset, offset, its_shard
+        end += nbytes
+    if len(specs):
+        yield TensorRun(store, range(first, len(specs)), end - start, shard, start)
+
+
+class _ShardsOfForms:
+    """Tells which file has the values of a row; None where these are not the bytes that it has."""
+
+    def __init__(self, store: Store, specs: PackedSpecs) -> None:
+        self._store, self._specs = store, specs
+        self._known: dict[int, int | None] = {}
+
+    def of(self, row: int, form: int) -> int | None:
+        """Return the shard of a row of a form, looked up once for all of the form."""
+        if form in self._known:
+            return self._known[form]
+        spec = self._specs.at(row)
+        try:
+            numpy_dtype(spec.dtype)
+            is_plain = form >= 0 and kind(spec.dtype) != "bool" and self._store.mappable(spec.key)
+        except CkptkitError:
+            is_plain = False
+        self._known[form] = spec.shard if is_plain else None
+        return self._known[form]
+
+
+def read_run(run: TensorRun) -> list[TensorRead]:
+    """Read the tensors of a run; return those that could not be read."""
+    if run.shard is not None and len(run.rows) > 1:
+        try:
+            _read_bytes(run)
+        except CkptkitError:
+            pass  # which of them it is, is seen one by one
+        else:
+            return []
+    reads = (read_tensor((run.store, spec.key, spec.nbytes)) for spec in run.specs())
+    return [read for read in reads if read.error is not None]
+
+
+def _read_bytes(run: TensorRun) -> None:
+    assert run.shard is not None
+    path = run.store.shards[run.shard]
+    buffer = aligned_buffer(min(run.nbytes, _READ_BYTES))
+    for at in range(0, run.nbytes, _READ_BYTES):
+        piece = buffer[: min(_READ_BYTES, run.nbytes - at)]
+        read_into(path, run.offset + at, piece.data)
