@@ -149,6 +149,20 @@ def test_no_bare_or_blanket_except() -> None:
                 assert not is_blanket or reraises or child or edge, f"{module}:{node.lineno}"
 
 
+def test_no_pattern_is_compiled_by_an_import() -> None:
+    """Compiling one takes as long as listing a hundred tensors: `text.lazy_pattern` waits."""
+    for module, path in MODULES.items():
+        if module.startswith("ckptkit.runners"):  # of children, which import far more
+            continue
+        waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+        while waiting:
+            node = waiting.pop()
+            if not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+                called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+                assert called != "re.compile", module
+                waiting += ast.iter_child_nodes(node)
+
+
 # --- by running -----------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from ckptkit.text import lazy_pattern, without_secrets
 
 _MARK = ".ckptkit-tmp-"
 _CLAIM = "claim"
-_TEMPORARY = re.compile(r"\..*" + re.escape(_MARK) + r"([0-9a-f]{8,16}|claim)\Z", re.DOTALL)
+_TEMPORARY = lazy_pattern(r"\..*" + re.escape(_MARK) + r"([0-9a-f]{8,16}|claim)\Z", re.DOTALL)
 _URL = lazy_pattern(r"(?:^|/)(?P<url>[A-Za-z][A-Za-z0-9+.-]+://?[^/])")
 _MAX_NAME = 255  # bytes; the limit of every common file system
 _MAX_TOKEN = 16  # letters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -26,9 +25,10 @@ from ckptkit.align.slots import slots_of
 from ckptkit.align.types import PATH_SUFFIX, Alignment, Ambiguity, Match, TensorSet
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import KerasStructure
+from ckptkit.text import lazy_pattern
 
-_POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
-_MISC_ASSET = re.compile(r"_misc_assets/\d+/")  # where Keras 3's export() puts tables
+_POSITION = lazy_pattern(r"(?:^|[/-])\d+(?=/|$)")
+_MISC_ASSET = lazy_pattern(r"_misc_assets/\d+/")  # where Keras 3's export() puts tables
 _COUNTER_NAMES = {"iter": "iterations", "_iterations": "iterations", "iteration": "iterations"}
 
 

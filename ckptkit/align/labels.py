@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from ckptkit.align.types import TensorSet
 from ckptkit.checkpoint.naming import Naming
+from ckptkit.text import lazy_pattern
 
-_PRIVATE = re.compile(r"(?:^|(?<=/))_+(?=[a-z])")
+_PRIVATE = lazy_pattern(r"(?:^|(?<=/))_+(?=[a-z])")
 
 
 def labels_of(side: TensorSet) -> dict[str, list[str]]:

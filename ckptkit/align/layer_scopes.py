@@ -10,7 +10,6 @@ layer of each variable by
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -23,12 +22,13 @@ from ckptkit.align.variable_lists import MAX_STEPS, own_name
 from ckptkit.checkpoint.object_trees import VALUE
 from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
+from ckptkit.text import lazy_pattern
 
 Pairs = list[tuple[str, str]]
 Scope = tuple[str, ...]
 T = TypeVar("T")
-_COUNTER = re.compile(r"_(\d+)(?=_|/|$)")  # of an automatic name, also within a flat path
-_UNIQUE = re.compile(r"(.+)_\d+")  # how a graph tells two scopes of one name apart
+_COUNTER = lazy_pattern(r"_(\d+)(?=_|/|$)")  # of an automatic name, also within a flat path
+_UNIQUE = lazy_pattern(r"(.+)_\d+")  # how a graph tells two scopes of one name apart
 
 
 class LayerScopes:

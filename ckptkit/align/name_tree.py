@@ -6,12 +6,13 @@ of a file in which no name has a slash are cut at their dots.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 
-_COUNTED = re.compile(r"(.*?)_(\d+)")
-_PLACED = re.compile(r"(|.*-)(\d+)")
+from ckptkit.text import lazy_pattern
+
+_COUNTED = lazy_pattern(r"(.*?)_(\d+)")
+_PLACED = lazy_pattern(r"(|.*-)(\d+)")
 
 _DEEPEST = 48  # components; what is below is one name (a hostile file may nest thousands)
 
@@ -184,7 +185,7 @@ def _wrapped(tree: Scope) -> Iterator[Scope]:
 
 # -- structural order ------------------------------------------------------------------------------
 
-_NUMBER = re.compile(r"(?:^|(?<=[/-]))(\d+)(?=/|$)")
+_NUMBER = lazy_pattern(r"(?:^|(?<=[/-]))(\d+)(?=/|$)")
 # Keras 3's export() keeps this list in no order (facts of Keras 3.15: `_all_variables` of a model
 # with a dict of layers is not in the order of `variables`).
 _UNORDERED = "_all_variables/"

@@ -8,17 +8,17 @@ was written first tells the members' order, since Keras writes them one after th
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ckptkit.align.own_variables import OwnVariable
 from ckptkit.align.types import TensorSet
 from ckptkit.stores.base import KerasStructure
+from ckptkit.text import lazy_pattern
 
-NUMBERED = re.compile(r"(?:(.*)/)?vars/(\d+)")
+NUMBERED = lazy_pattern(r"(?:(.*)/)?vars/(\d+)")
 LISTS = ("layers", "_layer_checkpoint_dependencies")
-_COUNTED = re.compile(r"(.*?)(?:_(\d+))?")
+_COUNTED = lazy_pattern(r"(.*?)(?:_(\d+))?")
 
 
 @dataclass

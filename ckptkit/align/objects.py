@@ -5,7 +5,6 @@ Optimizers are taken out, and so is every object that leads to no weight.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -15,10 +14,11 @@ from ckptkit.align.types import TensorSet
 from ckptkit.checkpoint.object_trees import VALUE
 from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import ObjectGraph, VariableUse
+from ckptkit.text import lazy_pattern
 
 # What Keras 2 and 3 call the layers that a model lists.
 LAYER_LISTS = ("layers", "_layers", "_operations", "_self_tracked_trackables")
-_WITH_WEIGHTS = re.compile(r"layer_with_weights-(\d+)")
+_WITH_WEIGHTS = lazy_pattern(r"layer_with_weights-(\d+)")
 # Attributes of a layer that repeat what others lead to.
 _REPEATS = frozenset(
     (

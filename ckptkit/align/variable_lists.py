@@ -8,7 +8,6 @@ shape and, where known, its own name, and only in one way.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -20,10 +19,11 @@ from ckptkit.align.types import TensorSet
 from ckptkit.checkpoint.object_trees import VALUE
 from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
+from ckptkit.text import lazy_pattern
 
 Pairs = list[tuple[str, str]]
 MAX_STEPS = 4_000_000  # of the search for one list in another: a second
-_COUNTERS = re.compile(r"(_\d+)+(?=/|$)")
+_COUNTERS = lazy_pattern(r"(_\d+)+(?=/|$)")
 
 
 class _ListedVariable(NamedTuple):

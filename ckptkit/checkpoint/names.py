@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from ckptkit.checkpoint.inferred_roles import InferredRole, infer_roles
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.stores.base import KerasStructure, ObjectGraph, StoredNames, TensorSpec
@@ -15,6 +14,7 @@ from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.text import lazy_pattern
 
 if TYPE_CHECKING:
+    from ckptkit.checkpoint.inferred_roles import InferredRole
     from ckptkit.stores.base import Structure
 
 _OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -83,6 +83,8 @@ def name_keys(specs: Mapping[str, TensorSpec]) -> Mapping[str, Naming]:
 
     A slot is recognised only where the variable that it would belong to is there too.
     """
+    from ckptkit.checkpoint.inferred_roles import infer_roles  # here, since many say more than keys
+
     if isinstance(specs, PackedSpecs):
         packed = _packed_keys(specs)
         if packed is not None:
@@ -113,6 +115,8 @@ def _packed_keys(specs: PackedSpecs) -> PackedNames | None:
     """
     if any(map(specs.keys_in_order.any_has, ":@")):
         return None
+    from ckptkit.checkpoint.inferred_roles import infer_roles
+
     roles = infer_roles(specs)
     others = {
         key: _name_key(key, specs[key], specs, None, role)

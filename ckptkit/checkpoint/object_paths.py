@@ -21,7 +21,8 @@ def _edge_cost(edge: str) -> int:
 
 def path_cost(path: str) -> tuple[int, str]:
     """Return what to sort paths by, best first."""
-    return sum(_edge_cost(edge) for edge in path.split("/")), path
+    edges = 1 + path.count("/")
+    return edges + 2 * (path.startswith("_") + path.count("/_")), path  # as `_edge_cost` has it
 
 
 def max_characters(edges: int) -> int:

@@ -20,7 +20,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ckptkit.checkpoint.inferred_roles import infer_roles
 from ckptkit.checkpoint.name_extensions import is_integer
 from ckptkit.checkpoint.optimizer_words import is_setting, is_state_word
 from ckptkit.stores.base import TensorSpec
@@ -98,6 +97,8 @@ def _by_names(arrays: Sequence[ObjectVariable]) -> dict[int, ObjectRole]:
     loose = {n for n, v in unique.items() if v.is_listed or "/" not in v.path}
     if not loose:
         return {}
+    from ckptkit.checkpoint.inferred_roles import infer_roles  # here, since few are loose
+
     roles: dict[int, ObjectRole] = {}
     for name, role in infer_roles({name: v.spec for name, v in unique.items()}).items():
         variable = unique[name]

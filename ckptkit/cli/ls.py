@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -133,7 +132,7 @@ def command(paths: tuple[str, ...], **options: Any) -> int:
     layout = next((name for name in ("tree", "patterns") if options[name]), "short")
     layout = "long" if options["long_"] else "values" if options["stats"] else layout
     if layout == "long":
-        change_screen(replace(screen(), width=None))  # it is asked for all of it
+        change_screen(screen()._replace(width=None))  # it is asked for all of it
     problems: list[CkptkitError] = []
     refused: list[str] = []
     reads = options["stats"] or options["digest"]

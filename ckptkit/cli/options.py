@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -99,12 +98,12 @@ def filter_options(function: F) -> F:
 def _set_color(_ctx: click.Context, _param: click.Parameter, choice: str) -> None:
     if choice != "auto":
         shown = choice == "always"
-        change_screen(replace(screen(), color=shown, colors_errors=shown))
+        change_screen(screen()._replace(color=shown, colors_errors=shown))
 
 
 def _set_wide(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
-        change_screen(replace(screen(), width=None))
+        change_screen(screen()._replace(width=None))
 
 
 color_option = click.option(

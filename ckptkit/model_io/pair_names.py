@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from ckptkit.model_io.signature import TensorInfo, fits
+from ckptkit.text import lazy_pattern
 
-_ADDED = re.compile(r"^(?:serving_default_)?(.+?)(?::\d{1,4})?$", re.DOTALL)
+_ADDED = lazy_pattern(r"^(?:serving_default_)?(.+?)(?::\d{1,4})?$", re.DOTALL)
 
 
 def pair_names(

@@ -15,7 +15,6 @@ from ckptkit._io.progress import phase
 from ckptkit.align.cudnn_layouts import cudnn_layers, note_on
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.checkpoint.digest import DIGESTED, weights_digest
 from ckptkit.checkpoint.selection import Selection, Tensor, Tensors, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.results import Document
@@ -341,6 +340,8 @@ def _digests(
 
 
 def _digest(checkpoint: Checkpoint, tensors: Sequence[Tensor], executor: Executor | None) -> str:
+    from ckptkit.checkpoint.digest import DIGESTED, weights_digest  # here, since few ask for it
+
     with phase("digest", sum(t.spec.nbytes for t in tensors if t.naming.role in DIGESTED)):
         return weights_digest(checkpoint, tensors, executor)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from ckptkit.operations.statistics import BINS, Statistics, is_numeric, statisti
 from ckptkit.results import Document
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
 from ckptkit.stores.following import following_latest
-from ckptkit.text import count_text, json_number
+from ckptkit.text import count_text, json_number, lazy_pattern
 from ckptkit.wording import say
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def valued_checkpoint(
 
 Index = int | slice
 _INTEGER = r"\s*(-?\d{1,18})?\s*"
-_PART = re.compile(f"{_INTEGER}(?:(:){_INTEGER}(?::{_INTEGER})?)?")
+_PART = lazy_pattern(f"{_INTEGER}(?:(:){_INTEGER}(?::{_INTEGER})?)?")
 
 
 def parse_slice(text: str, shape: Sequence[int]) -> list[Index]:

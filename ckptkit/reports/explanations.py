@@ -14,10 +14,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ckptkit.errors import UsageError
-from ckptkit.text import list_text
+from ckptkit.text import lazy_pattern, list_text
 
 TEXTS = Path(__file__).with_name("explanations.md")
-_HEADING = re.compile(r"`([^`]+)`")
+_HEADING = lazy_pattern(r"`([^`]+)`")
 
 
 class CodeMeaning(NamedTuple):

@@ -10,8 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 # One palette.  SGR parameters, ECMA-48 8.3.117.
 _PALETTE = {
@@ -31,8 +30,7 @@ _PLAIN = "\x1b[0m"
 COLOR_CHOICES = ("auto", "always", "never")
 
 
-@dataclass(frozen=True)
-class Screen:
+class Screen(NamedTuple):
     """width: in columns; None where lines may be of any length.
 
     color, colors_errors: whether standard output, and standard error, shows any.

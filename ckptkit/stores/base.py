@@ -85,8 +85,7 @@ class ModelLayer(NamedTuple):
     flag: str = ""  # "custom" | "unsafe: …" | ""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(NamedTuple):
     """What a file holds beside its tensors: a graph or an architecture."""
 
     tags: tuple[tuple[str, ...], ...] = ()
@@ -152,8 +151,7 @@ class KerasVariable(NamedTuple):
     duplicate_of: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KerasStructure:
+class KerasStructure(NamedTuple):
     """Names and roles by key, read from a Keras file's groups, attributes and config.
 
     layers: paths of the groups that stand for one object each, not for a list or dict of objects.

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import TensorSpec
+from ckptkit.text import lazy_pattern
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 KERNEL, RECURRENT, BIAS, TABLE = "kernel", "recurrent_kernel", "bias", "embeddings"
 # Of an op's names, as far as they end with what the op itself computes.
-_PRODUCT = re.compile(r"(MatMul|Gemm|[Cc]onv(olution)?|Conv[123]D|depthwise|Gather)", re.ASCII)
-_READ = re.compile(r"/(ReadVariableOp|ExpandDims|Cast|transpose|merged_input)(_\d+)?(/.*)?$")
-_CALL = re.compile(r"(^|/)(Stateful)?PartitionedCall/")
-_OUTPUT = re.compile(r":\d+$")
+_PRODUCT = lazy_pattern(r"(MatMul|Gemm|[Cc]onv(olution)?|Conv[123]D|depthwise|Gather)", re.ASCII)
+_READ = lazy_pattern(r"/(ReadVariableOp|ExpandDims|Cast|transpose|merged_input)(_\d+)?(/.*)?$")
+_CALL = lazy_pattern(r"(^|/)(Stateful)?PartitionedCall/")
+_OUTPUT = lazy_pattern(r":\d+$")
 
 
 class Quantisation(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import configparser
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -27,6 +26,7 @@ from ckptkit._io.remote.objects import (
 )
 from ckptkit._io.remote.requests import CONNECT_TIMEOUT_S, PASSING_STATUSES, TIMEOUT_S, count
 from ckptkit.errors import CkptkitError, MissingDependencyError, PathNotFoundError, UsageError
+from ckptkit.text import lazy_pattern
 from ckptkit.wording import say
 
 _PAGE = 1000  # names in one answer of a listing
@@ -42,7 +42,7 @@ _PASSING = (
     "timeout",
     "slowdown",
 )
-_STATUS = re.compile(r"status code: (\d{3})|\b([45]\d{2}) [A-Z][a-z]+")
+_STATUS = lazy_pattern(r"status code: (\d{3})|\b([45]\d{2}) [A-Z][a-z]+")
 
 
 _OWN = {"NotFoundError": (FileNotFoundError,), "PermissionDeniedError": (PermissionError,)}

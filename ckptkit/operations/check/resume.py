@@ -35,10 +35,10 @@ from ckptkit.runners.types import Limits, ModelSpec, ResumeResult
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import OBJECT_GRAPH, format_of
 from ckptkit.stores.tensor_bundle.state_file import prefixes
-from ckptkit.text import count_text, list_text
+from ckptkit.text import count_text, lazy_pattern, list_text
 from ckptkit.wording import say
 
-_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
+_NUMBERED = lazy_pattern(r"(.*?)(\d+)", re.DOTALL)
 _SHOWN = 5  # names in a message; JSON has all
 
 

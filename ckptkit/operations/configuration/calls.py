@@ -6,18 +6,17 @@ Keras 2: `[["dense", 0, 0, {"y": 2.0}]]`; Keras 3: `{"args": [â€¦], "kwargs": {â
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ckptkit.operations.configuration.values import canonical
-from ckptkit.text import natural
+from ckptkit.text import lazy_pattern, natural
 
 _NEVER = object()
-_PLACE = re.compile(
+_PLACE = lazy_pattern(
     r"\[(?P<call>\d+)\](\.kwargs\.(?P<keyword>.*)|(\.args)?[\[\]\d]*(\.(?P<key>.*))?)$"
 )
-_MASK = re.compile(r"(^|[._])mask\b")  # an argument: mask, attention_mask, initial_mask[0]
+_MASK = lazy_pattern(r"(^|[._])mask\b")  # an argument: mask, attention_mask, initial_mask[0]
 
 
 class TensorOf(NamedTuple):

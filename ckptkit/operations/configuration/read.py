@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -13,8 +12,9 @@ from ckptkit.stores.keras.legacy_h5 import hdf5_configs
 from ckptkit.stores.registry import LEGACY_KERAS, format_of, model_config
 from ckptkit.stores.saved_model.layers import keras_config
 from ckptkit.stores.saved_model.reader import SavedModel
+from ckptkit.text import lazy_pattern
 
-_KERAS = re.compile(r"Keras (\d+)")
+_KERAS = lazy_pattern(r"Keras (\d+)")
 
 
 class KerasConfig(NamedTuple):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 
 from ckptkit.operations.configuration.defaults import class_of_word, defaults_of, folded, one_name
 from ckptkit.operations.configuration.python_code import digest_of_code
+from ckptkit.text import lazy_pattern
 
 Settings = dict[str, Any]
 
@@ -45,9 +45,9 @@ _QUANTIZED_ANYWAY = (
 )
 CODE = "<lambda>"  # as Keras 2 wrote every function without a name
 _ARRAYS = ("__numpy__", "__tensor__")
-_GENERATION = re.compile(r"V[123]$")
-_COUNTER = re.compile(r"_\d+$")
-_DIRECTION = re.compile(r"^((forward|backward)_)+")  # as Bidirectional calls its layers
+_GENERATION = lazy_pattern(r"V[123]$")
+_COUNTER = lazy_pattern(r"_\d+$")
+_DIRECTION = lazy_pattern(r"^((forward|backward)_)+")  # as Bidirectional calls its layers
 # Which family a setting is of, by the end of its name.
 _FAMILIES = {
     "initializer": "initializers",

@@ -12,7 +12,6 @@ of a `.weights.h5` of the same model instead, whose keys are SRC's own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -34,10 +33,11 @@ from ckptkit.operations.convert.write import write
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.process import run
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of
+from ckptkit.text import lazy_pattern
 from ckptkit.wording import say
 
 # How the child, or Keras itself, says that a class is not known.
-_UNKNOWN_CLASS = re.compile(
+_UNKNOWN_CLASS = lazy_pattern(
     r"class '(\w+)' is not known|(?:locate class|[Uu]nknown (?:layer|object)):? '?(\w+)"
 )
 

@@ -203,7 +203,7 @@ def _described(
     source_model, chosen = plan.source.store.model, plan.options.chosen
     if chosen is not None and source_model is not None and len(source_model.tags) > 1:
         of_graph = tuple(s for s in source_model.signatures if {*s.tags} == {*chosen.tags})
-        source_model = replace(source_model, signatures=of_graph)
+        source_model = source_model._replace(signatures=of_graph)
     changes = signature_changes(source_model, output.store.model)
     receipt = replace(receipt, signatures=tuple(changes))
     if not with_digests:

@@ -23,12 +23,12 @@ from ckptkit.dtypes import DTYPES
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.digests import PARTS
 from ckptkit.stores.registry import format_of
-from ckptkit.text import list_text, parse_size
+from ckptkit.text import lazy_pattern, list_text, parse_size
 
 MAX_POLICY = 1 << 20  # bytes
-_BITS = re.compile(r"\d")
-_KIND_AND_BITS = re.compile(r"(?P<kind>[a-z]+)(?P<bits>\d{1,6})(?:[a-z_]\w*)?", re.ASCII)
-_BY_FORMAT = re.compile(r"[a-z]+#.")
+_BITS = lazy_pattern(r"\d")
+_KIND_AND_BITS = lazy_pattern(r"(?P<kind>[a-z]+)(?P<bits>\d{1,6})(?:[a-z_]\w*)?", re.ASCII)
+_BY_FORMAT = lazy_pattern(r"[a-z]+#.")
 
 
 class Setting(NamedTuple):

@@ -37,10 +37,10 @@ from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.operations.history.types import TensorMeasurement, TensorUpdate
 from ckptkit.operations.statistics import Statistics
 from ckptkit.stores.registry import files_at
-from ckptkit.text import json_number
+from ckptkit.text import json_number, lazy_pattern
 
 SCHEMA = "ckptkit.history-cache/1"
-_BEGINNING = re.compile(rb'\s*\{\s*"schema"\s*:\s*"' + re.escape(SCHEMA.encode()) + rb'"')
+_BEGINNING = lazy_pattern(rb'\s*\{\s*"schema"\s*:\s*"' + re.escape(SCHEMA.encode()) + rb'"')
 MAX_BYTES = 1 << 30
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _READ_AT_ONCE = 1 << 20

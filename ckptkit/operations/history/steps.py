@@ -32,10 +32,10 @@ from ckptkit.stores.base import KerasStructure, Store
 from ckptkit.stores.directories import contents_of, directories_below, is_model_directory
 from ckptkit.stores.following import opened_still
 from ckptkit.stores.tensor_bundle.state_file import is_unfinished, prefix_name
-from ckptkit.text import list_text, natural
+from ckptkit.text import lazy_pattern, list_text, natural
 
 # A whole number; "0.83" is a measure, and tells no order.
-_NUMBER = re.compile(r"(?<![\d.])(\d{1,18})(?!\d|\.\d)|(?<=[^\d]\.)(\d{1,18})(?!\d|\.\d)")
+_NUMBER = lazy_pattern(r"(?<![\d.])(\d{1,18})(?!\d|\.\d)|(?<=[^\d]\.)(\d{1,18})(?!\d|\.\d)")
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ the ops that became one, `relu/Relu;norm/batchnorm/add_1;conv/BiasAdd`.
 
 from __future__ import annotations
 
-import re
-
 from ckptkit.dtypes import kind as kind_of
 from ckptkit.stores.registry import format_of_kind
+from ckptkit.text import lazy_pattern
 
-_CALLS = re.compile(r"(^|/)(Stateful)?PartitionedCall/")
-_OUTPUT = re.compile(r":\d+$")
-_COUNTED = re.compile(r"(_?\d+|__\d+)$")
+_CALLS = lazy_pattern(r"(^|/)(Stateful)?PartitionedCall/")
+_OUTPUT = lazy_pattern(r":\d+$")
+_COUNTED = lazy_pattern(r"(_?\d+|__\d+)$")
 # What begins a fused op, or only moves values, so that another op of it gives the value.
 _FIRST = ("MatMul", "convolution", "Conv2D", "Conv1D", "Conv3D", "depthwise", "Squeeze", "Reshape")
 _READS = ("ReadVariableOp", "ExpandDims")

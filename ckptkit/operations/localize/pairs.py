@@ -7,15 +7,15 @@ carry a counter, and its last op gives what the layer gives.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import product
 from typing import NamedTuple
 
 from ckptkit.model_io.layouts import layouts
 from ckptkit.operations.localize.op_names import alike, is_begun, is_moved
+from ckptkit.text import lazy_pattern
 
-COUNTER = re.compile(r"_\d+$")
+COUNTER = lazy_pattern(r"_\d+$")
 Parts = tuple[str, ...]
 Reading = Callable[[Parts], Parts]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,8 +19,9 @@ from ckptkit.operations.localize.values import VariableGap
 from ckptkit.operations.localize.weights import WeightGaps, owner_of, with_outer
 from ckptkit.runners.types import MODEL, owner_and_op
 from ckptkit.stores.registry import CODE
+from ckptkit.text import lazy_pattern
 
-_REPEATED = re.compile(r"#\d+|\[\d+\]")
+_REPEATED = lazy_pattern(r"#\d+|\[\d+\]")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ckptkit.align.name_tree import is_dotted, slashed, uncounted
 from ckptkit.align.transforms import Shape
 from ckptkit.align.types import TensorSet
+from ckptkit.text import lazy_pattern
 
 IN_FIRST, OUT_FIRST = "in first", "out first"  # the order of a kernel's last or first two axes
 KERNEL, RECURRENT, EMBEDDING, BIAS, SCALE, MEAN, VARIANCE, VALUE = (
@@ -36,16 +37,16 @@ _ROLES = {
     **dict.fromkeys(("moving_variance", "running_var", "variance", "var"), VARIANCE),
     **dict.fromkeys(("embeddings", "embedding"), EMBEDDING),
 }
-_RECURRENT = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?")  # a cell has no level
+_RECURRENT = lazy_pattern(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?")  # a cell has no level
 _RECURRENT_ROLES = {
     ("weight", "ih"): KERNEL,
     ("weight", "hh"): RECURRENT,
     ("bias", "ih"): BIAS_OF_INPUT,
     ("bias", "hh"): BIAS_OF_STATE,
 }
-_FORWARD = re.compile(r"(.*/|)forward/(l_\d+)")
-_PACKED = re.compile(r"in_proj_(weight|bias)")
-_SEPARATE = re.compile(r"([qkv])_proj_weight")
+_FORWARD = lazy_pattern(r"(.*/|)forward/(l_\d+)")
+_PACKED = lazy_pattern(r"in_proj_(weight|bias)")
+_SEPARATE = lazy_pattern(r"([qkv])_proj_weight")
 _PROJECTIONS = ("query", "key", "value")  # in the order in which they are packed
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ckptkit.errors import UsageError
 from ckptkit.operations.needs.types import Need
+from ckptkit.text import lazy_pattern
 
 # Distributions that bring the module of the first, on some systems or under an older name.
 _ALSO = {
@@ -27,8 +28,8 @@ _ALSO = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime-directml"),
     "ai-edge-litert": ("tflite-runtime",),
 }
-_ASKED = re.compile(r"([A-Za-z0-9][\w.-]*)==(\d[\w.!+-]*)")
-_PART = re.compile(r"(==|>=|<=|!=|<|>)(\d+(?:\.\d+)*)")
+_ASKED = lazy_pattern(r"([A-Za-z0-9][\w.-]*)==(\d[\w.!+-]*)")
+_PART = lazy_pattern(r"(==|>=|<=|!=|<|>)(\d+(?:\.\d+)*)")
 KERAS_3_SINCE = (2, 16)  # TensorFlow 2.16 brings Keras 3; before, Keras of its own number
 _OLDEST_KERAS_OF_ITS_OWN = (2, 6)  # tensorflow 2.6 requires the distribution keras 2.6
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,13 @@ from ckptkit.stores.saved_model.graph import INIT_SIGNATURE, MetaGraph, read_gra
 from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.v1_reader import open_checkpoint_v1
-from ckptkit.text import list_text
+from ckptkit.text import lazy_pattern, list_text
 
 _METADATA = "keras_metadata.pb"
 _VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 # a boolean attribute that is true, as protobuf writes the entry of its map
-_COMPILED = re.compile(rb"_XlaMustCompile\x12\x02\x28\x01")
-_ABSOLUTE = re.compile(r"'(/[^']+|[A-Za-z]:\\[^']+)'")
+_COMPILED = lazy_pattern(rb"_XlaMustCompile\x12\x02\x28\x01")
+_ABSOLUTE = lazy_pattern(r"'(/[^']+|[A-Za-z]:\\[^']+)'")
 _AT_LOADING = "when the model is loaded"
 _ALL_OF_IT = "ops of TensorFlow are registered by importing it"
 

@@ -6,7 +6,6 @@ reference, opaque bytes) is a finding, since a loader may make text of it.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, UnsupportedError
@@ -17,9 +16,10 @@ from ckptkit.stores.hdf5.reader import scan as read_tree
 from ckptkit.stores.hdf5.reader import scan_with_libhdf5
 from ckptkit.stores.hdf5.types import BOMB, LEADS_OUT, Attribute, H5Tree
 from ckptkit.stores.hdf5.user_block import start_of_hdf5
+from ckptkit.text import lazy_pattern
 
 # legacy_h5_format.py reads these two; a long text may be split over several, numbered ones
-_CONFIG = re.compile(r"(model|training)_config[0-9]*")
+_CONFIG = lazy_pattern(r"(model|training)_config[0-9]*")
 
 
 def scan_hdf5(path: Path) -> list[Check]:

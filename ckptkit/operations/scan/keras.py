@@ -26,6 +26,7 @@ from typing import Any
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.scan.rule import harmless_ops
 from ckptkit.stores.keras.config import LEGACY_CLASSES, UNSAFE
+from ckptkit.text import lazy_pattern
 
 # Operations of keras.ops that take a function, or look one up.
 _CALLERS = frozenset(
@@ -63,8 +64,8 @@ _PATH_KEYS = frozenset(
     {"vocabulary", "vocab", "vocabulary_file", "vocab_file", "idf_weights", "merges"}
     | {"filepath", "filename", "file", "path", "url", "uri", "origin", "directory", "dirpath"}
 )
-_TOKENS = re.compile(r"vocab(ulary)?|\w*_tokens?")  # texts of the model itself, when listed
-_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/|~|\\\\|[A-Za-z]:[\\/]|\.\.[\\/]")
+_TOKENS = lazy_pattern(r"vocab(ulary)?|\w*_tokens?")  # texts of the model itself, when listed
+_PATH = lazy_pattern(r"[A-Za-z][A-Za-z0-9+.-]*://|/|~|\\\\|[A-Za-z]:[\\/]|\.\.[\\/]")
 
 
 def may_be_allowed(name: str) -> bool:
@@ -237,9 +238,9 @@ def _is_typespec(item: Mapping[str, Any]) -> bool:
     return bool(known and isinstance(module, str) and _TF_SPECS.match(module))
 
 
-_TF_SPECS = re.compile(r"tensorflow\.python\.(framework|ops|data)\.[\w.]+\Z")
+_TF_SPECS = lazy_pattern(r"tensorflow\.python\.(framework|ops|data)\.[\w.]+\Z")
 # Keras looks functions up in these; "builtins" is what it writes as the module of its own
-_FUNCTION_MODULES = re.compile(
+_FUNCTION_MODULES = lazy_pattern(
     r"builtins|(keras|tf_keras)\.(activations|constraints|initializers|losses|metrics|regularizers"
     r"|src\.(activations|losses|metrics)\.\w+)"
 )
@@ -257,8 +258,8 @@ def _is_function(name: Any, module: str) -> bool:
 # Keras 2 calls functions of TensorFlow by name, "math.multiply" or "reshape", in layers of these
 # classes (keras/layers/core/tf_op_layer.py).
 _TF_CALLERS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
-_TF_ROOMS = re.compile(r"(math|nn|linalg|signal|image|__operators__|compat\.v1\.(math|nn))\.\w+")
-_TF_ACTS = re.compile(
+_TF_ROOMS = lazy_pattern(r"(math|nn|linalg|signal|image|__operators__|compat\.v1\.(math|nn))\.\w+")
+_TF_ACTS = lazy_pattern(
     r"fixed_unigram|py_func|numpy_function|print|file|read|write|save|load|map_fn"
 )
 _TF_MAKERS = frozenset(

@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import io
 import pickletools
-import re
 from collections.abc import Iterator
 from typing import IO, Any
 
 from ckptkit.operations.findings import Finding
 from ckptkit.stores.npz.npy import MAGIC
+from ckptkit.text import lazy_pattern
 
 FRONT = 1 << 16  # bytes of a header or pickle that are looked at
 _MAX_OPCODES = 1_000_000  # as many are a pickle, whatever else they are
 _SMALL = 1 << 12  # bytes that are read, not stepped over
 _MAX_LINE = 256 << 20
 _MAX_VALUE = 1 << 62  # more than a file holds
-_MODULE = re.compile(rb"[^\s\0-\x20]+")
+_MODULE = lazy_pattern(rb"[^\s\0-\x20]+")
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _PROTOCOLS = frozenset(bytes([number]) for number in range(6))
 _WIDTHS = {
@@ -131,12 +131,12 @@ def pickle_finding(where: str) -> Finding:
 
 # --- arrays ---------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(
+_TOKEN = lazy_pattern(
     r"\s*(?:'(?P<single>[^'\\\n]*)'|\"(?P<double>[^\"\\\n]*)\"|(?P<mark>[()\[\]{},:])"
     r"|(?P<word>True|False)|(?P<number>[0-9]{1,19})L?)"
 )
-_PLAIN = re.compile(r"[<>|=]?[?bBhHiIlLqQefdgFDGaSUVMmc][0-9]{0,9}(\[\w+\])?\Z")
-_OBJECT = re.compile(r"[<>|=]?O[0-9]{0,9}\Z")
+_PLAIN = lazy_pattern(r"[<>|=]?[?bBhHiIlLqQefdgFDGaSUVMmc][0-9]{0,9}(\[\w+\])?\Z")
+_OBJECT = lazy_pattern(r"[<>|=]?O[0-9]{0,9}\Z")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _MAX_DEPTH = 32  # of records within records
 

@@ -36,9 +36,9 @@ from ckptkit.stores.pytorch.reader import (
     read_archive,
     store_of,
 )
-from ckptkit.text import list_text, printable
+from ckptkit.text import lazy_pattern, list_text, printable
 
-_NN = re.compile(r"torch\.nn(\.\w+)*")
+_NN = lazy_pattern(r"torch\.nn(\.\w+)*")
 # What torch.load takes with weights_only=True.
 _OF_TORCH = (
     r"torch\.((storage\.)?\w+Storage|Size|Tensor|device|dtype|per_\w+|strided|sparse_\w+)",
@@ -55,7 +55,7 @@ _PLAIN = (
     r"argparse\.Namespace|datetime\.(datetime|date|time|timedelta|timezone)",
     r"pathlib\.(Pure)?(Posix|Windows)?Path|types\.SimpleNamespace|decimal\.Decimal",
 )
-_CLASS = re.compile(r"_*[A-Z]\w*")
+_CLASS = lazy_pattern(r"_*[A-Z]\w*")
 
 
 def scan_pytorch(path: Path) -> list[Check]:

@@ -20,18 +20,19 @@ TensorFlow named in its first line, `path_inputs.txt` which inputs of the other 
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-OUTSIDE = re.compile(
+from ckptkit.text import lazy_pattern
+
+OUTSIDE = lazy_pattern(
     r"(^|_)(files?|filenames?|filepaths?|paths?|dirs?|logdir|director(y|ies)|prefix(es)?|patterns?"
     r"|address|hosts?|hostname|urls?|uri|server|service|port|protocol|target|driver|source|token"
     r"|dump|program|module|executable|script|command|plugin|library|env|region|memory_limit"
     r"|workers?|writer|checkpoint|snapshot|debug|engine)(_|$)"
 )
-KINDS = re.compile(
+KINDS = lazy_pattern(
     r"Print|PyFunc|Summary|Send|Recv|Collective|Nccl|TPU|Tpu|Xla|XLA|Infeed|Outfeed|Rpc|Remote"
     r"|DataService|Debug|Dump|Session|FileSystem|Abort|^Test|Mlir|TRT|^Save|Restore|Checkpoint"
     r"|Sleep|^Fake(?!Quant)|Stub|Distributed|DTensor|Delegate|Calibration|Stats|Worker|Snapshot"
@@ -57,7 +58,7 @@ CONTROL = frozenset(
         "While",
     }
 )
-RANDOM = re.compile(r"Random|Uniform|Normal|Multinomial|Gamma|Poisson|Sampl|Binomial")
+RANDOM = lazy_pattern(r"Random|Uniform|Normal|Multinomial|Gamma|Poisson|Sampl|Binomial")
 REVIEWED = {
     "AudioSummary": "makes a string, writes nothing",
     "AudioSummaryV2": "makes a string, writes nothing",
@@ -186,7 +187,7 @@ _EFFECTS = (
     ("changes how files are reached", r"FileSystemSetConfiguration"),
     ("stops or delays the process", r"Abort|Sleep\w*"),
 )
-_COMPILED = tuple((what, re.compile(pattern)) for what, pattern in _EFFECTS)
+_COMPILED = tuple((what, lazy_pattern(pattern)) for what, pattern in _EFFECTS)
 
 
 def effect_of(op: str) -> str | None:

@@ -25,11 +25,11 @@ from ckptkit.stores.tensor_bundle.state_file import (
     read_state,
 )
 from ckptkit.stores.tensor_bundle.v1_files import prefix_of
-from ckptkit.text import list_text
+from ckptkit.text import lazy_pattern, list_text
 from ckptkit.wording import say
 
-_KEEP = re.compile(r"last:([1-9][0-9]{0,8})")
-_STEP = re.compile(r"(.*)-(\d{1,18})", re.S)
+_KEEP = lazy_pattern(r"last:([1-9][0-9]{0,8})")
+_STEP = lazy_pattern(r"(.*)-(\d{1,18})", re.S)
 
 
 class Run(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,9 @@ from ckptkit.stores.keras.legacy_h5 import backend_of_h5, hdf5_configs
 from ckptkit.stores.registry import KERAS, LEGACY_KERAS, SAVED_MODEL, format_of, model_config
 from ckptkit.stores.saved_model.layers import keras_config
 from ckptkit.stores.saved_model.reader import SavedModel
+from ckptkit.text import lazy_pattern
 
-_VERSION = re.compile(r"\d+")
+_VERSION = lazy_pattern(r"\d+")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -35,7 +34,7 @@ from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle
 from ckptkit.stores.tensor_bundle.recovery import survey
 from ckptkit.stores.tensor_bundle.slices import sliced_name
 from ckptkit.stores.tensor_bundle.table import read_table
-from ckptkit.text import count_text, list_text
+from ckptkit.text import count_text, lazy_pattern, list_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -48,7 +47,7 @@ _DAMAGED_HINT = "the data file is damaged, or belongs to another save than the i
 MAX_ARRAY_RANK = 64  # numpy's NPY_MAXDIMS
 MAX_ARRAY = (1 << 63) - 1  # bytes
 MAX_LISTED = 20  # missing data files with a finding of their own
-_DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
+_DATA_FILE = lazy_pattern(r"\.data-\d{5}-of-\d{5}\Z")
 
 
 def verify_bundle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,12 +21,12 @@ from ckptkit.stores.tensor_bundle.state_file import (
     read_state,
 )
 from ckptkit.stores.tensor_bundle.v1_files import prefix_of
-from ckptkit.text import count_text, list_text
+from ckptkit.text import count_text, lazy_pattern, list_text
 from ckptkit.wording import say
 
-_UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
-_DATA_FILE = re.compile(r"(.*)\.data-\d{5}-of-\d{5}")
-_MEMBER = re.compile(r".*\.(index|data-\d{5}-of-\d{5})")
+_UNFINISHED = lazy_pattern(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
+_DATA_FILE = lazy_pattern(r"(.*)\.data-\d{5}-of-\d{5}")
+_MEMBER = lazy_pattern(r".*\.(index|data-\d{5}-of-\d{5})")
 
 
 def verify_directory(directory: Path, known: set[str]) -> Unit:

@@ -8,7 +8,6 @@ away from one that the rule asks for, and that is missing beside it, is a findin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +22,7 @@ from ckptkit.stores.keras.layer_variables import (
     variable_names,
 )
 from ckptkit.stores.keras.legacy_h5 import OPTIMIZER, TOP_LEVEL, listed_names
+from ckptkit.text import lazy_pattern
 
 # what Keras calls groups and attributes that stand for no layer
 _GROUPS = (*LISTS, "vars", "optimizer", "inner_optimizer", "metrics", "cells", "forward_layer")
@@ -30,8 +30,8 @@ _MORE_GROUPS = ("backward_layer", "seed_generator", "input_layer", "layer")
 _ROOT = ("model_weights", OPTIMIZER)
 _ATTRIBUTES = ("name", "dtype", "layer_names", "weight_names", "model_config", "training_config")
 _MORE_ATTRIBUTES = ("keras_version", "backend")
-_ODD = re.compile(r"[\x00-\x1f\x7f]|\\x[89a-f][0-9a-f]")  # a control character, or no UTF-8
-_COUNTER = re.compile(r"_\d+$")
+_ODD = lazy_pattern(r"[\x00-\x1f\x7f]|\\x[89a-f][0-9a-f]")  # a control character, or no UTF-8
+_COUNTER = lazy_pattern(r"_\d+$")
 
 
 def name_findings(

@@ -37,7 +37,7 @@ from ckptkit.errors import ChangedError, CkptkitError, FormatError, OutputError,
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.stores.base import Store
 from ckptkit.stores.registry import format_of
-from ckptkit.text import count_text, list_text
+from ckptkit.text import count_text, lazy_pattern, list_text
 from ckptkit.wording import say
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 MAX_MANIFEST = 256 << 20  # bytes
 _SHOWN = 80  # characters of a damaged line
-_LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)")
-_TENSOR = re.compile(r"#tensor ([0-9a-f]{64}) (\S+) (\[[0-9,]*\]) (\".*\")")
+_LINE = lazy_pattern(r"(\\?)([0-9a-f]{64}) [ *](.+)")
+_TENSOR = lazy_pattern(r"#tensor ([0-9a-f]{64}) (\S+) (\[[0-9,]*\]) (\".*\")")
 _TENSOR_MARK = "#tensor"  # begins every such line, and no comment of a person's
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from ckptkit.reports.screen import folded, painted, screen, toned
 from ckptkit.reports.table import is_bare, laid_out, padded, render
 from ckptkit.reports.tensor_rows import pattern
 from ckptkit.reports.text import bytes_text, count_text, line_text, printable, shape_text
+from ckptkit.text import lazy_pattern
 
 MARKS = {"removed": "-", "added": "+", "changed": "~", "renamed": "R", "within": "≈", "equal": "="}
 _STYLES = {"-": "removed", "+": "added", "~": "changed", "R": "renamed", "≈": "equal", "=": "equal"}
@@ -28,7 +28,7 @@ _CSV_HEADERS = (
     *("rel_l2", "cosine", "needed_rtol", "worst_index", "worst_old", "worst_new"),
     *("rtol", "atol", "rule", "cast", "hints"),
 )
-_NUMBER = re.compile(r"\d+")
+_NUMBER = lazy_pattern(r"\d+")
 _BAR = " ▏▎▍▌▋▊▉█"
 _BAR_WIDTH = 6
 _BAR_DECADES = 8  # a full bar is a relative change of 1, an empty one of 1e-8 or less

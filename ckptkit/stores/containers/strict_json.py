@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError
+from ckptkit.text import lazy_pattern
 
 MAX_BYTES = 256 << 20  # the config of the largest Keras models is a few MB
 MAX_DEPTH = 127  # containers within each other; serde_json's limit, real configs stay under 30
 
 _CONTAINERS = (dict, list, tuple)
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = lazy_pattern(r"\\u[dD][89a-fA-F]")
 
 Pairs = list[tuple[str, Any]]
 

@@ -8,7 +8,6 @@ scope, and a Sequential model opens one in Keras 3 only.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -35,8 +34,9 @@ from ckptkit.stores.keras.groups import (
 )
 from ckptkit.stores.keras.layer_variables import CHILDREN, class_of_group, variable_names
 from ckptkit.stores.keras.optimizer_variables import optimizer_class
+from ckptkit.text import lazy_pattern
 
-_METRIC = re.compile(r"(^|_)(metrics?|tracker)($|_)")
+_METRIC = lazy_pattern(r"(^|_)(metrics?|tracker)($|_)")
 _RANDOM = ("seed_generator", "_random_generator")
 # Keras 2 wrappers that call the inner layer's `build` without opening its name scope.
 _SCOPELESS = ("TimeDistributed", "SpectralNormalization")

@@ -27,12 +27,12 @@ from ckptkit.stores.keras.config import LayerConfig, as_layer, custom_classes, l
 from ckptkit.stores.keras.h5_store import H5Store, spec_of
 from ckptkit.stores.keras.legacy_names import layers_of_scopes
 from ckptkit.stores.keras.optimizer_variables import optimizer_class
-from ckptkit.text import count_text
+from ckptkit.text import count_text, lazy_pattern
 
 TOP_LEVEL = "top_level_model_weights"
 OPTIMIZER = "optimizer_weights"
 _CONFIGS = ("model_config", "training_config")
-_NAMELESS = re.compile(r"Variable(_\d+)?")
+_NAMELESS = lazy_pattern(r"Variable(_\d+)?")
 # Slots in the order of an optimizer's `weights`, Keras 2.0 to 2.2 (keras/optimizers.py).
 _NAMELESS_SLOTS = {
     "SGD": ("momentum",),

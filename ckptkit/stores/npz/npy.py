@@ -15,6 +15,7 @@ from ckptkit._io.files import read_exact
 from ckptkit.errors import FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.containers.encoded_array import Encoding
+from ckptkit.text import lazy_pattern
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes; numpy's own limit
@@ -23,7 +24,7 @@ _PREAMBLE = 10  # bytes of magic, version and the shorter length
 _FRONT_BYTES = 256  # as much as nearly every header needs
 _INFLATE_SLACK = 4096  # stored bytes beyond the wanted ones that are looked at, at most
 
-_FIELD = re.compile(
+_FIELD = lazy_pattern(
     r"[ \t\r\n]*(?P<quote>['\"])(?P<key>[a-z_]+)(?P=quote)[ \t\r\n]*:[ \t\r\n]*"
     r"(?:(?P<bool>True|False)"
     r"|\((?P<shape>[0-9L, \t\r\n]*)\)"
@@ -33,8 +34,8 @@ _FIELD = re.compile(
 )
 _SPACE = " \t\r\n"
 _AXIS = r"[ \t\r\n]*(?:0|[1-9][0-9]{0,18})L?[ \t\r\n]*"  # Python 2 wrote 3L
-_SHAPE = re.compile(rf"(?:{_AXIS},)*(?:{_AXIS}|[ \t\r\n]*)\Z")
-_DESCR = re.compile(
+_SHAPE = lazy_pattern(rf"(?:{_AXIS},)*(?:{_AXIS}|[ \t\r\n]*)\Z")
+_DESCR = lazy_pattern(
     r"(?P<order>[<>|=]?)(?P<kind>[a-zA-Z?])(?P<width>[0-9]{0,9})(?P<unit>\[\w+\])?\Z"
 )
 

@@ -10,7 +10,6 @@ lossless (no element ends in NUL) and not much larger, else encoded.
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,13 +32,14 @@ from ckptkit.stores.writing import (
     metadata_of,
     numeric_chunks,
 )
+from ckptkit.text import lazy_pattern
 
 _ALIGNMENT = 64  # bytes, of the first value in the file
 _BUFFER_BYTES = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can hold
 _PADDING_FLOOR = 1 << 20  # bytes; up to here fixed-width strings are never too large
 _PADDING_FACTOR = 4  # times the bytes of encoded strings
-_UNSAFE_NAME = re.compile(r"\A/|\A[A-Za-z]:[/\\]|\\|\0|(\A|/)\.{0,2}(/|\Z)")
+_UNSAFE_NAME = lazy_pattern(r"\A/|\A[A-Za-z]:[/\\]|\\|\0|(\A|/)\.{0,2}(/|\Z)")
 
 
 class _PlacedMember(NamedTuple):

@@ -16,7 +16,6 @@ Source: torch/serialization.py (`_save`, `_load`), caffe2/serialize/inline_conta
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -43,14 +42,14 @@ from ckptkit.stores.pytorch.tensors import (
     storage_width,
 )
 from ckptkit.stores.reopening import pickled
-from ckptkit.text import list_text
+from ckptkit.text import lazy_pattern, list_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 _BROKEN = 1 << 26  # bytes of a file of before 1.6 that are looked at where it is broken
 MAX_PICKLE = 1 << 30  # bytes; a million tensors take 200 MB
-_BITS = re.compile(r"[a-z]+(?P<bits>[1-9]\d{0,2})(_[a-z0-9]+?)?(_?x(?P<count>[1-9]))?")
+_BITS = lazy_pattern(r"[a-z]+(?P<bits>[1-9]\d{0,2})(_[a-z0-9]+?)?(_?x(?P<count>[1-9]))?")
 _PACKED = {"quint4x2": 2, "quint2x4": 4}  # elements in a byte; of other dtypes one is whole bytes
 _MAX_OVERLAP = 4  # times the bytes of a file that its scales may be, all together
 _MAX_REPEATS = 1000  # of a storage's elements by strides of zero, as `expand` makes them

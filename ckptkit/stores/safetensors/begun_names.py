@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.stores.safetensors.header import LENGTH_BYTES, MAX_HEADER, METADATA
+from ckptkit.text import lazy_pattern
 
 LARGE = 1 << 20  # bytes of a header; a smaller one is soon parsed
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
-_METADATA = re.compile(
+_METADATA = lazy_pattern(
     b'"%s"' % METADATA.encode()
     + rb"\s*:\s*\{(?:\s*"
     + _TEXT

@@ -24,6 +24,7 @@ from ckptkit.stores.safetensors.header import (
     METADATA,
     whole_bytes,
 )
+from ckptkit.text import lazy_pattern
 
 LARGE_HEADER = 8 << 20  # bytes; of some 80,000 tensors
 _PIECE = 1 << 20  # bytes read at a time
@@ -36,7 +37,7 @@ _RAW_METADATA = METADATA.encode()
 _S = rb"[ \t\n\r]*"
 _SIZE = rb"(?:0|[1-9][0-9]{0,17})"
 _NAME = rb'"([^"\\\x00-\x1f]*)"'
-_ENTRY = re.compile(
+_ENTRY = lazy_pattern(
     _S.join(
         (
             *(b"", _NAME, b":", rb"\{", b'"dtype"', b":", b'"([A-Z0-9_]+)"', b",", b'"shape"'),
@@ -45,9 +46,9 @@ _ENTRY = re.compile(
         )
     )
 )
-_SHAPE = re.compile(_S + b"(?:%s%s(?:,%s%s%s)*)?" % (_SIZE, _S, _S, _SIZE, _S))
+_SHAPE = lazy_pattern(_S + b"(?:%s%s(?:,%s%s%s)*)?" % (_SIZE, _S, _S, _SIZE, _S))
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
-_METADATA_ENTRY = re.compile(
+_METADATA_ENTRY = lazy_pattern(
     _S
     + b'"%s"' % _RAW_METADATA
     + _S.join((b"", b":", b""))
@@ -115,7 +116,7 @@ def _parsed(header: _Pieces, data_start: int, data_bytes: int) -> LargeHeader:
     end = 0
     is_in_order = True
     for match in header.entries():
-        if match.re is _METADATA_ENTRY:
+        if match.re.groups == 2:  # of the metadata
             if metadata is not None:
                 raise _NotPlain
             metadata = _metadata_of(match[1])

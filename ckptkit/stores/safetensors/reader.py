@@ -31,8 +31,6 @@ from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
-from ckptkit.stores.containers.byte_range import ByteRange
-from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
 from ckptkit.stores.containers.weight_map import index_notes, read_weight_map, wanted_specs
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
@@ -40,6 +38,7 @@ from ckptkit.stores.safetensors.large_header import read_large_header
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
+    from ckptkit.stores.containers.encoded_array import EncodedArray
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -92,7 +91,7 @@ class SafetensorsStore:
     def mappable(self, key: str) -> bool:
         """Whether the stored bytes are the values in native order."""
         spec = self._spec(key)
-        return _encoding(spec) == PLAIN and spec.dtype != "string" and sys.byteorder == "little"
+        return _form(spec) == "plain" and sys.byteorder == "little"
 
     def _spec(self, key: str) -> TensorSpec:
         try:
@@ -101,6 +100,10 @@ class SafetensorsStore:
             raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
 
     def _encoded(self, key: str) -> EncodedArray:
+        # here, since a list reads no values
+        from ckptkit.stores.containers.byte_range import ByteRange
+        from ckptkit.stores.containers.encoded_array import EncodedArray, Encoding
+
         spec = self._spec(key)
         assert spec.shard is not None and spec.offset is not None
         path = self.shards[spec.shard]
@@ -110,19 +113,18 @@ class SafetensorsStore:
             spec.nbytes,
             spec.dtype,
             spec.size,
-            _encoding(spec),
+            Encoding(_form(spec)),
             f"{path}:{key}",
         )
 
 
-def _encoding(spec: TensorSpec) -> Encoding:
+def _form(spec: TensorSpec) -> str:
+    """Return how the elements lie in the bytes, as `Encoding` says it."""
     if spec.dtype == "string":
-        return Encoding("strings")
+        return "strings"
     if kind(spec.dtype) == "opaque":
-        return Encoding("raw")
-    if spec.nbytes < spec.size * itemsize(spec.dtype):
-        return Encoding("nibbles")
-    return PLAIN
+        return "raw"
+    return "nibbles" if spec.nbytes < spec.size * itemsize(spec.dtype) else "plain"
 
 
 def open_safetensors(path: Path) -> SafetensorsStore:

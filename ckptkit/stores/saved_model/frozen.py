@@ -9,7 +9,6 @@ Source: tensorflow/core/framework/{graph,node_def,attr_value}.proto.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,14 +24,14 @@ from ckptkit.stores.constant_roles import role_of_constant
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import flaw_of, numbers_of, text_of
 from ckptkit.stores.reopening import pickled
-from ckptkit.text import count_text
+from ckptkit.text import count_text, lazy_pattern
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 MAX_ELEMENTS = (1 << 63) - 1
 MAX_REPEATED = 1 << 32  # bytes, at 8 or more for an element; a whole graph has 2 GiB at most
-_VARIABLE = re.compile(r"(VarHandleOp|(Auto\w*|Temporary)?Variable(V\d+)?)$")
+_VARIABLE = lazy_pattern(r"(VarHandleOp|(Auto\w*|Temporary)?Variable(V\d+)?)$")
 OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
 
 

@@ -9,7 +9,6 @@ cc/saved_model/loader.cc.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import FormatError, UnsupportedError, UsageError
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, message_class, parse, parse_text
 from ckptkit.stores.saved_model.signatures import SERVE
-from ckptkit.text import list_text
+from ckptkit.text import lazy_pattern, list_text
 from ckptkit.wording import say
 
 SIGNATURE = "serving_default"  # signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -30,7 +29,7 @@ _NOT_OUTPUTS = ("NoOp", "Assert", "Const", "Placeholder", "MergeSummary", "SaveV
 MAX_NAMED = 8
 _V2 = 2  # SaverDef.CheckpointFormatVersion
 _STRING = 7  # DT_STRING
-_OF_SAVER = re.compile(r"save(_\d+)?/")  # the scopes that each Saver makes
+_OF_SAVER = lazy_pattern(r"save(_\d+)?/")  # the scopes that each Saver makes
 
 
 class ServedGraph(NamedTuple):

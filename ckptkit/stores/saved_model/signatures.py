@@ -20,10 +20,11 @@ from ckptkit.errors import UsageError
 from ckptkit.stores.base import Signature
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import numbers_of, text_of
+from ckptkit.text import lazy_pattern
 from ckptkit.wording import say
 
 SERVE = "serve"  # tag_constants.SERVING
-_UNSURE_OF_SHAPES = re.compile(r"(0|1\.0)\.")  # versions of TensorFlow
+_UNSURE_OF_SHAPES = lazy_pattern(r"(0|1\.0)\.")  # versions of TensorFlow
 _FEW_VALUES = 8
 _LONG_TEXT = 400  # characters
 _MOST_VALUES = 1 << 20

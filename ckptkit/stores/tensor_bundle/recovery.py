@@ -8,7 +8,6 @@ list for the whole.  Verifying and rescuing want the rest: blocks of the index a
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,9 +22,10 @@ from ckptkit.stores.tensor_bundle import table as leveldb_table
 from ckptkit.stores.tensor_bundle.files import FOOTER_BYTES, index_path, shard_path
 from ckptkit.stores.tensor_bundle.reader import TensorBundle
 from ckptkit.stores.tensor_bundle.slices import sliced_name
+from ckptkit.text import lazy_pattern
 
 MAX_PROBLEMS = 1000  # listed of one index; a hostile one could have millions
-_SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})$")
+_SHARD = lazy_pattern(r"\.data-(\d{5})-of-(\d{5})$")
 
 
 class DamagedBundle(NamedTuple):

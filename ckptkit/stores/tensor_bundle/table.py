@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice, pairwise
 from operator import lt
 from pathlib import Path
+from typing import NamedTuple
 
 from ckptkit._io import crc32c
 from ckptkit._io.files import file_size, read_exact
@@ -61,8 +61,7 @@ def iter_table(path: Path) -> Iterator[Item]:
     return _items(read_exact(path, 0, size), str(path))
 
 
-@dataclass(frozen=True)
-class TableIndex:
+class TableIndex(NamedTuple):
     """Where the data blocks of a table lie, for tables that are not read whole.
 
     separators: per block a key at or behind its last key, and before the next block's first.

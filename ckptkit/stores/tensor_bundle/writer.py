@@ -14,7 +14,6 @@ its place.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -47,6 +46,7 @@ from ckptkit.stores.writing import (
     plan_shards,
     raw_bytes,
 )
+from ckptkit.text import lazy_pattern
 from ckptkit.wording import say
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VARIANT = "variant"  # of iterators of datasets; its values mean nothing outside of TensorFlow
-_DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
+_DATA_FILE = lazy_pattern(r"\.data-\d{5}-of-\d{5}\Z")
 
 
 class _IndexEntry(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,12 +10,12 @@ from ckptkit.stores.base import Signature
 from ckptkit.stores.keras.config import LEGACY_CLASSES
 from ckptkit.stores.keras.layer_variables import snake_case
 from ckptkit.stores.saved_model.reader import SavedModel
-from ckptkit.text import natural
+from ckptkit.text import lazy_pattern, natural
 from ckptkit.wording import operand
 
 _OF_THE_LOADER = "__saved_model"  # what initialises and trains, which TensorFlow alone calls
 # What Keras calls inputs and outputs by itself: after a layer, its input, or nothing at all.
-_COUNTED = re.compile(r"(.+?)(?:_\d+)?(_input)?")
+_COUNTED = lazy_pattern(r"(.+?)(?:_\d+)?(_input)?")
 _COUNTED_NAMES = {"input", "input_layer", "keras_tensor", *map(snake_case, LEGACY_CLASSES)}
 _Shape = tuple[int | None, ...] | None
 _Type = tuple[str, _Shape]

@@ -7,11 +7,11 @@ Keras 3 serialises each as {"module", "class_name", "config", "registered_name"}
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ckptkit.operations.upgrade.translation.account import Account
+from ckptkit.text import lazy_pattern
 
 Config = dict[str, Any]
 Path = tuple[str, ...]
@@ -35,7 +35,7 @@ _RENAMED = {
     "unitnorm": "unit_norm",
     "l1l2": "l1_l2",
 }
-_VERSION = re.compile(r"(?<=[a-z])V[12]$")
+_VERSION = lazy_pattern(r"(?<=[a-z])V[12]$")
 _POLICIES = ("Policy", "PolicyV1", "DTypePolicy", "FloatDTypePolicy")
 
 
