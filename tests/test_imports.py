@@ -186,7 +186,6 @@ def modules_after(*arguments: str) -> set[str]:
 
 
 CHECKPOINT = str(golden("tf2.21.0/adam/ckpt").path)
-WEIGHTS_H5 = str(golden("tf2.21.0/files_nested/model.weights.h5").path)
 SAVED_MODEL = str(golden("tf2.21.0/saved_model_export/model").path)
 HEAVY = {"tensorflow", "keras", "h5py", "sklearn", "matplotlib", "pandas", "dask", "ssl"}
 
@@ -241,8 +240,10 @@ def test_listing_safetensors_imports_little(tmp_path: Path) -> None:
     assert not modules_after("ls", str(file)) & OF_FEW
 
 
-def test_listing_hdf5_imports_little() -> None:
-    assert not modules_after("ls", WEIGHTS_H5) & OF_FEW
+@pytest.mark.parametrize("name", ["model.weights.h5", "model.keras"])
+def test_listing_files_of_keras_imports_little(name: str) -> None:
+    file = golden(f"tf2.21.0/files_nested/{name}").path
+    assert not modules_after("ls", str(file)) & (OF_FEW | {"zipfile"})
 
 
 @pytest.mark.parametrize(

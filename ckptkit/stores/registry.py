@@ -21,6 +21,7 @@ from ckptkit._io.files import check_unchanged, checked_once, os_error, unchanged
 from ckptkit._io.places import readable
 from ckptkit.errors import (
     ChangedError,
+    CkptkitError,
     FormatError,
     MissingDependencyError,
     UnsupportedError,
@@ -162,7 +163,11 @@ class Head:
     @cached_property
     def members(self) -> tuple[str, ...]:
         """The names in a zip archive; raises FormatError where its directory is damaged."""
-        import zipfile
+        from ckptkit.stores.containers.zip_archive import member_names  # here, for archives
+
+        with suppress(CkptkitError):
+            return member_names(self.path)
+        import zipfile  # which takes more for an archive, so that it is told what it is
 
         try:
             with zipfile.ZipFile(readable(self.path)) as archive:

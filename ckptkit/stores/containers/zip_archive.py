@@ -113,6 +113,16 @@ def members_of(path: Path) -> Iterator[Member]:
     _check_layout(path, sorted(ends), start)
 
 
+def member_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the members, in the order of the central directory, and read it alone.
+
+    Raises FormatError, TruncatedError, UnsupportedError, PathNotFoundError.
+    """
+    start, size, count = _find_directory(path)
+    entries = _central_entries(path, read_exact(path, start, size), count)
+    return tuple(_decoded(path, entry) for entry in entries)
+
+
 def inflated_bytes(path: Path) -> int:
     """Return how many bytes the compressed members are said to hold, in the central directory.
 
