@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -23,10 +22,11 @@ from ckptkit.operations.convert.value_stores import ValueSource
 from ckptkit.operations.diff.compared_sides import Numbers
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.constants import BIAS, ConstantUse
+from ckptkit.text import lazy_pattern
 
 _MAX_OUTER = 2  # scopes around the layers of a model
-_ONE_NUMBER = re.compile(r"_\d+$")
-_NUMBER = re.compile(r"(_\d+)+$")
+_ONE_NUMBER = lazy_pattern(r"_\d+$")
+_NUMBER = lazy_pattern(r"(_\d+)+$")
 _ADDED = (BIAS, "beta")
 _Content = tuple[str, int, int]
 
