@@ -28,6 +28,7 @@ from ckptkit.compare.statistics import (
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, UsageError
 from ckptkit.results import Result
+from ckptkit.stores.archive_checksums import ArchiveChecksums
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -173,6 +174,7 @@ def compare_all(
     results: list[WorkResult] = []
     next_pair = 0
     items = _work_items(pairs, sources)
+    archives = ArchiveChecksums()
     total = sum(pair.old.specs[pair.old_key].nbytes for pair in pairs)
     batches = spans.batched(items, task_bytes(executor, total) if executor is not None else 0)
 
@@ -183,13 +185,13 @@ def compare_all(
         for result in batch_results:
             # Results come in order, so one of a later pair says that this pair is complete.
             while next_pair < result.pair:
-                yield _comparison_of(next_pair, pairs, sources, results, executor)
+                yield _comparison_of(next_pair, pairs, sources, results, executor, archives)
                 next_pair, results = next_pair + 1, []
             results.append(result)
             if meter is not None:
                 meter.add((result.stop - result.start) * itemsize(sources[result.pair][0].dtype))
     while next_pair < len(pairs):
-        yield _comparison_of(next_pair, pairs, sources, results, executor)
+        yield _comparison_of(next_pair, pairs, sources, results, executor, archives)
         next_pair, results = next_pair + 1, []
 
 
@@ -229,8 +231,12 @@ def _comparison_of(
     sources: Sequence[tuple[TensorSource, TensorSource]],
     results: list[WorkResult],
     executor: Executor | None,
+    archives: ArchiveChecksums,
 ) -> TensorComparison:
-    """Join the results of one pair and verify the stored checksums."""
+    """Join the results of one pair and verify the stored checksums.
+
+    Those of archives cover more than a tensor: they are read where something differs.
+    """
     pair, (old, new) = pairs[number], sources[number]
     crcs = (
         spans.combined_crc(results, itemsize(old.dtype), 0),
@@ -242,6 +248,8 @@ def _comparison_of(
     if all(result.statistics is None for result in results):
         delta = _equal_delta(spec.size, pair.tolerance, old.dtype, new.dtype)
         return TensorComparison(delta, *crcs)
+    archives.compare(pair.old, (pair.old_key,))
+    archives.compare(pair.new, (pair.new_key,))
     statistics = DiffStatistics()
     for result in _with_norms(pair, old, new, results, executor):
         assert result.statistics is not None

@@ -24,6 +24,7 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import ChecksumError
+from ckptkit.stores.archive_checksums import ArchiveChecksums
 from ckptkit.stores.base import shaped
 from ckptkit.stores.following import following_latest
 
@@ -76,6 +77,7 @@ def load(
     checkpoint = open_checkpoint(path)
     selected = Selection(roles, names).of(checkpoint)
     tensors = [tensor for tensor in selected if kind(tensor.spec.dtype) != "opaque"]
+    ArchiveChecksums().compare(checkpoint.store, [tensor.spec.key for tensor in tensors])
     jobs = jobs or min(os.cpu_count() or 1, MAX_JOBS)
     loader = _Loader(checkpoint.store, copy)
     batches = loader.batches([tensor.spec for tensor in tensors])

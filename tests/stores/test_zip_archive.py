@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
+import ckptkit
+from ckptkit.errors import ChecksumError, CkptkitError, FormatError, UnsupportedError
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.containers.zip_archive import read_directory, read_member
 from support.fuzz import mutators
+from support.goldens import golden
+from support.places import ROOT
 
 END = b"PK\x05\x06"
 
@@ -126,3 +129,30 @@ def test_mutants_hold_what_zipfile_reads(tmp_path: Path) -> None:
             assert ours == {name: file.read(name) for name in file.namelist()}, seed
         read += 1
     assert read > 10
+
+
+@pytest.mark.parametrize("format_name", ["npz", "keras", "pytorch"])
+def test_a_flipped_bit_of_a_value_is_damage(tmp_path: Path, format_name: str) -> None:
+    """Not another value: numpy, Keras and torch refuse the member."""
+    npz = put(tmp_path, archive())
+    sound = {
+        "npz": npz,
+        "keras": golden("tf2.21.0/files_words/model.keras").path,
+        "pytorch": ROOT / "fixtures/pytorch/torch2.13.0/state_dict.pt",
+    }[format_name]
+    store = ckptkit.open(sound).store
+    spec = next(s for s in store.specs.values() if s.offset is not None and s.nbytes)
+    data = bytearray(sound.read_bytes())
+    assert spec.offset is not None
+    data[spec.offset] ^= 1
+    damaged = tmp_path / f"damaged{sound.suffix}"
+    damaged.write_bytes(data)
+    calls = (
+        lambda: ckptkit.convert(damaged, tmp_path / "out.safetensors", check=False),
+        lambda: ckptkit.diff(sound, damaged),
+        lambda: ckptkit.load(damaged),
+    )
+    for call in calls:
+        with pytest.raises(ChecksumError, match="CRC-32"):
+            call()
+    assert not (tmp_path / "out.safetensors").exists()

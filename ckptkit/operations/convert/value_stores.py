@@ -50,6 +50,15 @@ class ValueSource(NamedTuple):
         return self.store.blocks(self.key, max_elements)
 
 
+def read_from(source: ValueSource) -> Iterator[ValueSource]:
+    """Yield the tensors of files that the values of a tensor are made of, itself if it is one."""
+    if isinstance(source.store, ComputedStore):
+        for part in source.store.made_of(source.key):
+            yield from read_from(part)
+    else:
+        yield source
+
+
 def stored_bytes(
     source: ValueSource, small_reads: SmallReadCache, buffer: ReadBuffer
 ) -> Iterator[Bytes] | None:
@@ -144,6 +153,10 @@ class ComputedStore:
     model: ModelInfo | None = None
     notes: tuple[str, ...] = ()
 
+    def made_of(self, key: str) -> Sequence[ValueSource]:
+        """Return the tensors that the values of a key are made of."""
+        return ()
+
     def mappable(self, key: str) -> bool:
         return False
 
@@ -170,6 +183,9 @@ class CastStore(ComputedStore):
 
     sources: Mapping[str, ValueSource] = field(default_factory=dict)
 
+    def made_of(self, key: str) -> Sequence[ValueSource]:
+        return (self.sources[key],)
+
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         import numpy as np
 
@@ -192,6 +208,9 @@ class MeanStore(ComputedStore):
     """The mean of tensors of one shape and dtype, summed in float64 in the order given."""
 
     parts: Mapping[str, Sequence[ValueSource]] = field(default_factory=dict)
+
+    def made_of(self, key: str) -> Sequence[ValueSource]:
+        return self.parts[key]
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         import numpy as np
@@ -251,6 +270,9 @@ class TransformedStore(ComputedStore):
     """
 
     parts: Mapping[str, Sequence[tuple[ValueSource, Transform]]] = field(default_factory=dict)
+
+    def made_of(self, key: str) -> Sequence[ValueSource]:
+        return [source for source, _transform in self.parts[key]]
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         import numpy as np

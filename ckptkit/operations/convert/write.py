@@ -26,7 +26,13 @@ from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.second_look import DiskReading, compare_with_proven, files_below
-from ckptkit.operations.convert.value_stores import BLOCK_BYTES, ValueSource, stored_bytes
+from ckptkit.operations.convert.value_stores import (
+    BLOCK_BYTES,
+    ValueSource,
+    read_from,
+    stored_bytes,
+)
+from ckptkit.stores.archive_checksums import ArchiveChecksums
 from ckptkit.stores.registry import KERAS, OBJECT_GRAPH, SAVED_MODEL, function_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE
 from ckptkit.stores.writing import TensorToWrite
@@ -90,6 +96,10 @@ def write(plan: Plan, path: Path, executor: Executor | None = None) -> None:
         WorkerLostError: as `ckptkit._io.pool.bounded_map`.
         FormatError, ChecksumError and others: as reading the sources raises them.
     """
+    archives = ArchiveChecksums()
+    for tensor in plan.tensors:
+        for source in read_from(tensor.values):
+            archives.compare(source.store, (source.key,))
     writer = partial(function_of(plan.target.format.writer), path)
     _WRITERS[plan.target.format.structure](plan, writer, executor)
 

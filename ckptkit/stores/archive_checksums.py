@@ -1,0 +1,76 @@
+"""The checksum of an archive's member, where some of its bytes are read without the others.
+
+A tensor of a `.keras` is a part of a member, and bytes that lie in a file as they are wanted are
+taken past the archive.  Whatever says something of such values has the members looked at whole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptkit._io.files import read_start
+from ckptkit.stores.containers import zip_archive
+from ckptkit.stores.registry import Head, detect_format
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Store, TensorSpec
+
+_HEAD_BYTES = 4096  # as `Head` has them
+
+
+class ArchiveChecksums:
+    """Compares the CRC-32 of members that hold values; each once, however many tensors it holds.
+
+    Members that are compressed are compared where they are inflated.
+    """
+
+    def __init__(self) -> None:
+        self._members: dict[Path, Sequence[zip_archive.Member]] = {}
+        self._compared: set[tuple[Path, int]] = set()
+
+    def compare(self, store: Store, keys: Iterable[str]) -> None:
+        """Compare the checksums of all members that hold values of some tensors.
+
+        Args:
+            store: of tensors, in an archive or not.
+            keys: of the tensors.
+
+        Raises:
+            ChecksumError: a member has another checksum than the archive says.
+            TruncatedError, FormatError: the archive is cut short, or breaks its format.
+        """
+        for key in keys:
+            spec = store.specs[key]
+            if spec.crc32c is not None or spec.shard is None or not store.shards:
+                continue  # values that are made of others say where those lie
+            path = store.shards[spec.shard]
+            for member in self._members_of(path, spec):
+                if (path, member.offset) not in self._compared:
+                    crc = zip_archive.crc32_of_stored(path, member, 0, member.nbytes)
+                    zip_archive.check_crc32(path, member, crc)
+                    self._compared.add((path, member.offset))
+
+    def _members_of(self, path: Path, spec: TensorSpec) -> Sequence[zip_archive.Member]:
+        """Return the members that hold a tensor; all where the store does not say where it is."""
+        if path not in self._members:
+            self._members[path] = sorted(_stored_members(path), key=lambda member: member.offset)
+        members = self._members[path]
+        if spec.offset is None:
+            return members
+        at = bisect_right(members, spec.offset, key=lambda member: member.offset)
+        return members[max(0, at - 1) : at]
+
+
+def _stored_members(path: Path) -> Iterator[zip_archive.Member]:
+    head = Head(path, read_start(path, _HEAD_BYTES))
+    if not head.is_zip:
+        return
+    row = detect_format(head)
+    if row is None or not row.is_archive:
+        return
+    for member in zip_archive.members_of(path):
+        if member.method == zip_archive.STORED:
+            yield member
