@@ -8,7 +8,13 @@ from itertools import chain, islice
 
 from ckptkit.reports.fitting import GAP, Fit, Table, fitted
 from ckptkit.reports.screen import folded, painted, screen
-from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
+from ckptkit.reports.text import (
+    display_width,
+    html_text,
+    markdown_text,
+    printable,
+    spreadsheet_text,
+)
 
 _KEPT_ROWS = 200_000  # of a table that fits no screen; of more, none is kept
 _TOGETHER = 1024  # rows that are looked at together
@@ -88,15 +94,13 @@ def table_html(
     headers: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str] = ()
 ) -> Iterator[str]:
     """Yield a table as HTML, of cells that are plain text.  align: "left" or "right" by column."""
-    from html import escape
-
     classes = [' class="n"' if side == "right" else "" for side in align or ["left"] * len(headers)]
     yield "<table><thead><tr>"
     for name, kind in zip(headers, classes, strict=True):
-        yield f'<th scope="col"{kind}>{escape(name)}</th>'
+        yield f'<th scope="col"{kind}>{html_text(name)}</th>'
     yield "</tr></thead><tbody>"
     for row in rows:
-        cells = (f"<td{kind}>{escape(c)}</td>" for c, kind in zip(row, classes, strict=True))
+        cells = (f"<td{kind}>{html_text(c)}</td>" for c, kind in zip(row, classes, strict=True))
         yield f"<tr>{''.join(cells)}</tr>"
     yield "</tbody></table>"
 

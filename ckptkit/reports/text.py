@@ -35,6 +35,13 @@ def finding_text(finding: Finding) -> str:
     return printable(f"{finding.severity}: {where}{finding.message}{hint} [{finding.code}]")
 
 
+def html_text(text: str) -> str:
+    """Return text that HTML shows as it is, also within quotes."""
+    from html import escape  # here, since it brings the names of all letters
+
+    return escape(text)
+
+
 def spreadsheet_text(text: str) -> str:
     """Return text that no spreadsheet runs as a formula: a "'" goes before what would begin one.
 

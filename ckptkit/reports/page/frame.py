@@ -13,18 +13,15 @@ chooses.  What is filtered, sorted, open or chosen stands behind the `#` of the 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from ckptkit._version import __version__
-from ckptkit.reports.text import printable
+from ckptkit.reports.text import html_text, printable
 
 Section = Mapping[str, Any]
 """Plain values that JSON can hold; `kind` says what they are, `id` and `title` what it is called"""
@@ -83,9 +80,9 @@ def lines(page: Page, plain: Iterable[str] = ()) -> Iterator[str]:
     )
     parts = {
         "POLICY": policy,
-        "TITLE": escape(printable(page.title)),
+        "TITLE": html_text(printable(page.title)),
         "STYLE": style,
-        "COMMAND": escape(page.command),
+        "COMMAND": html_text(page.command),
         "BODY": page.body,
         "PLAIN": "\n".join(plain),
         "DATA": embedded(_data(page)),
@@ -118,6 +115,9 @@ def _packaged(name: str) -> str:
 
 def _digest(text: str) -> str:
     """Return what a content security policy calls a script or a style of this text."""
+    import base64  # here, since commands import this for pages that few ask for
+    import hashlib
+
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 

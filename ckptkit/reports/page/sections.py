@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from ckptkit.reports.page.frame import Page, Section
 from ckptkit.reports.table import table_html
-from ckptkit.reports.text import bytes_text, printable
+from ckptkit.reports.text import bytes_text, html_text, printable
 from ckptkit.text import json_number
 
 PLAIN_ROWS = 1000  # of a table without script
@@ -158,14 +157,15 @@ def plain(page: Page, rows: int = PLAIN_ROWS) -> Iterator[str]:
     rows: of a table at most; how many are left out is said.
     """
     for file in page.files:
-        yield f"<p><b>{escape(printable(file['path']))}</b>: {escape(printable(file['about']))}</p>"
+        path, about = (html_text(printable(file[key])) for key in ("path", "about"))
+        yield f"<p><b>{path}</b>: {about}</p>"
     for section in page.sections:
         yield from _PLAIN.get(section["kind"], _nothing)(section, rows)
     for _severity, note in page.notes:
-        yield f"<div>{escape(printable(note))}</div>"
+        yield f"<div>{html_text(printable(note))}</div>"
     for line in (page.verdict, *page.summary):
         if line:
-            yield f"<div><b>{escape(printable(line))}</b></div>"
+            yield f"<div><b>{html_text(printable(line))}</b></div>"
 
 
 def _nothing(_section: Section, _rows: int) -> Iterator[str]:
@@ -176,7 +176,7 @@ def _table(section: Section, rows: int) -> Iterator[str]:
     if not section["count"]:
         return
     if section.get("headed"):
-        yield f"<h3>{escape(section['title'])}</h3>"
+        yield f"<h3>{html_text(section['title'])}</h3>"
     columns = [each for each in section["columns"] if not each.get("hidden")]
     cells = [list(_texts(each)) for each in columns]
     yield from table_html(
@@ -212,20 +212,20 @@ def number_text(value: Any) -> str:
 
 def _lines(section: Section, _rows: int) -> Iterator[str]:
     if section["lines"]:
-        yield f"<h3>{escape(section['title'])}</h3>"
-        yield from (f"<div>{escape(line)}</div>" for line in section["lines"])
+        yield f"<h3>{html_text(section['title'])}</h3>"
+        yield from (f"<div>{html_text(line)}</div>" for line in section["lines"])
 
 
 def _facts(section: Section, _rows: int) -> Iterator[str]:
-    yield f"<h3>{escape(section['title'])}</h3>"
+    yield f"<h3>{html_text(section['title'])}</h3>"
     yield from table_html(["", ""], section["facts"])
 
 
 def _cards(section: Section, _rows: int) -> Iterator[str]:
     if section["callouts"]:
-        yield f"<h3>{escape(section['title'])}</h3>"
+        yield f"<h3>{html_text(section['title'])}</h3>"
     for each in section["callouts"]:
-        title, value, text = (escape(each[key]) for key in ("title", "value", "text"))
+        title, value, text = (html_text(each[key]) for key in ("title", "value", "text"))
         yield f"<div><b>{title}</b>: {value}: {text}</div>"
 
 
@@ -246,7 +246,7 @@ def _histograms(section: Section, _rows: int) -> Iterator[str]:
         )
         low, high = number_text(each["low"]), number_text(each["high"])
         yield (
-            f"<div>{escape(each['title'])}: {low} to {high}</div>"
+            f"<div>{html_text(each['title'])}: {low} to {high}</div>"
             f'<svg width="{6 * len(counts)}" height="60" role="img" '
             f'aria-label="histogram, {low} to {high}">{bars}</svg>'
         )
