@@ -107,7 +107,7 @@ def checked_tensors(
         row = DTYPES.get(tensor.dtype)
         if row is None or (row.kind == "opaque" and tensor.dtype not in stored):
             raise OutputError(
-                f"{tensor.key!r} is of dtype {tensor.dtype}, which has no form outside TensorFlow",
+                f"{tensor.key!r} is of dtype {tensor.dtype}, which has no form in other formats",
                 where=where,
                 hint="leave it out",
             )

@@ -299,8 +299,8 @@ def test_shards_are_filled_in_order(sizes: list[int], shard_size: int) -> None:
     ("tensor", "message"),
     [
         (TensorToWrite("a", "float8_e8m0fnu", ()), "TensorFlow has no dtype float8_e8m0fnu"),
-        (TensorToWrite("a", "resource", ()), "no form outside TensorFlow"),
-        (TensorToWrite("a", "dtype#99", ()), "no form outside TensorFlow"),
+        (TensorToWrite("a", "resource", ()), "no form in other formats"),
+        (TensorToWrite("a", "dtype#99", ()), "no form in other formats"),
         (TensorToWrite("a", "float32", (-1,)), "has the shape"),
         (TensorToWrite("", "float32", ()), "is taken"),
         (TensorToWrite("\0a", "float32", ()), "is taken"),

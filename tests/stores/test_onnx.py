@@ -330,3 +330,12 @@ def test_damaged_models_are_read_or_refused(tmp_path: Path) -> None:
                 store.read(key)
             except CkptkitError:
                 continue
+
+
+def test_float6_is_listed_by_its_name_and_compared_by_its_bytes(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.onnx", "b.onnx")]
+    for path, raw in zip(paths, (b"\1\2\3", b"\1\2\7"), strict=True):
+        path.write_bytes(onnx_model(onnx_tensor("w", 27, [4], raw)))
+    assert ckptkit.open(paths[0]).specs["w"].dtype == "float6_e2m3fn"
+    assert ckptkit.diff(paths[0], paths[0]).same
+    assert not ckptkit.diff(*paths).same

@@ -118,7 +118,7 @@ class PlanBuilder:
         """Whether the values can be written at all; if not, the tensor counts as unused."""
         if kind(tensor.spec.dtype) != "opaque":
             return True
-        self.leave_behind(tensor, f"{tensor.spec.dtype} values have no form outside TensorFlow")
+        self.leave_behind(tensor, f"{tensor.spec.dtype} values have no form in other formats")
         return False
 
     def leave_behind(self, tensor: Tensor, why: str) -> None:

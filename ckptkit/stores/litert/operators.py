@@ -26,7 +26,9 @@ TENSORS, _OPERATORS = 0, 3  # fields of SubGraph
 NAME = 3  # field of Tensor
 _OPCODE, _INPUTS, _OUTPUTS, _OPTIONS = 0, 1, 2, 4  # fields of Operator
 _OLD_CODE, _CODE = 0, 3  # fields of OperatorCode; the first holds no more than 127
-SCALE, ZERO_POINT, AXIS = 2, 3, 6  # fields of QuantizationParameters
+SCALE, ZERO_POINT, DETAILS_TYPE, DETAILS, AXIS = 2, 3, 4, 5, 6  # of QuantizationParameters
+BLOCKWISE = 2  # type of details: BlockwiseQuantization
+BLOCK_SCALES, BLOCK_ZEROS, BLOCK_SIZE = 0, 1, 2  # its fields; tensors by number, -1 for none
 _ADJOINT_Y = 1  # field of BatchMatMulOptions
 
 

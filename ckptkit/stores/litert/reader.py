@@ -26,14 +26,20 @@ from ckptkit.dtypes import itemsize, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.constant_roles import role_of_constant
-from ckptkit.stores.constants import ConstantUse, Quantisation
+from ckptkit.stores.constants import ConstantUse, Quantisation, checked
 from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
 from ckptkit.stores.containers.packed_bits import BITS, stored_bytes, unpacked
 from ckptkit.stores.litert.flatbuffer import Flatbuffer
 from ckptkit.stores.litert.operators import (
     AXIS,
+    BLOCK_SCALES,
+    BLOCK_SIZE,
+    BLOCK_ZEROS,
+    BLOCKWISE,
     CODES,
+    DETAILS,
+    DETAILS_TYPE,
     NAME,
     SCALE,
     SUBGRAPHS,
@@ -66,11 +72,21 @@ _MAX_ELEMENTS = (1 << 63) - 1
 _NOTED = 4  # quantised tensors that a note names
 
 
+class LitertBlocks(NamedTuple):
+    """Scales of blocks of elements.  scales, zeros: keys of tensors, "" where all zeros are 0."""
+
+    scales: str
+    zeros: str
+    axis: int
+    size: int
+
+
 class LitertPart(NamedTuple):
     """Where the values of a tensor lie: form "raw", "strings", "sparse" or "opaque", at an offset.
 
     quantised: the place of the table that has its scales; 0 for none.  sparsity: of the one that
-    tells where its values belong.  nbytes: of those values, of a sparse tensor.
+    tells where its values belong.  nbytes: of those values, of a sparse tensor.  blocks: how it is
+    quantised, where a scale is that of a block.
     """
 
     form: str
@@ -78,6 +94,7 @@ class LitertPart(NamedTuple):
     quantised: int
     sparsity: int = 0
     nbytes: int = 0
+    blocks: LitertBlocks | None = None
 
     def is_whole(self, dtype: str) -> bool:
         """Whether elements do not lie one behind the other, and all are read at once."""
@@ -125,7 +142,10 @@ class LitertStore:
 
     @property
     def structure(self) -> StoredNames:
-        return StoredNames({key: (key, self._role(key), None) for key in self.specs})
+        roles = {key: self._role(key) for key in self.specs}
+        blocks = [part.blocks for part in self.parts.values() if part.blocks is not None]
+        roles |= {key: "config" for each in blocks for key in (each.scales, each.zeros) if key}
+        return StoredNames({key: (key, role, None) for key, role in roles.items()})
 
     @property
     def model(self) -> ModelInfo:
@@ -167,11 +187,25 @@ class LitertStore:
     def quantisations(self) -> dict[str, Quantisation]:
         """Return what the integers of tensors stand for; see `StoreOfConstants`."""
         file = Flatbuffer(self.path, WHAT)
-        return {
-            key: read_quantisation(file, part.quantised, self.specs[key])
-            for key, part in self.parts.items()
-            if part.quantised and part.form in ("raw", "sparse")
-        }
+        found = {}
+        for key, part in self.parts.items():
+            if part.form not in ("raw", "sparse"):
+                continue
+            if part.blocks is not None:
+                found[key] = self._of_blocks(key, part.blocks)
+            elif part.quantised:
+                found[key] = read_quantisation(file, part.quantised, self.specs[key])
+        return found
+
+    def _of_blocks(self, key: str, blocks: LitertBlocks) -> Quantisation:
+        import numpy as np
+
+        scales = self.read(blocks.scales).astype(np.float64)
+        zeros = np.zeros(len(scales), np.int64)
+        if blocks.zeros:
+            zeros = self.read(blocks.zeros).astype(np.int64)
+        quantisation = Quantisation(scales, zeros, blocks.axis, blocks.size)
+        return checked(quantisation, self.specs[key], str(self.path))
 
     def uses(self) -> dict[str, ConstantUse]:
         """Return whose parameter each constant is; see `StoreOfConstants`."""
@@ -181,7 +215,9 @@ class LitertStore:
 
     def _role(self, key: str) -> str:
         """Return what a tensor is for; one that is quantised stands for a parameter."""
-        return "weight" if self.parts[key].quantised else role_of_constant(self.specs[key])
+        part = self.parts[key]
+        is_quantised = bool(part.quantised) or part.blocks is not None
+        return "weight" if is_quantised else role_of_constant(self.specs[key])
 
     def _found(self, key: str) -> tuple[TensorSpec, LitertPart]:
         try:
@@ -284,6 +320,7 @@ class _LitertListing:
         self.quantised: list[str] = []
         self.notes: list[str] = []
         self.keys: dict[tuple[int, int], str] = {}
+        self.in_blocks: dict[str, tuple[int, int]] = {}
 
     def store(self) -> LitertStore:
         file = self.file
@@ -297,7 +334,12 @@ class _LitertListing:
         for number, graph in enumerate(graphs):
             scope = file.text(graph, _GRAPH_NAME) or f"subgraph_{number}"
             for index, tensor in enumerate(file.tables(graph, TENSORS)):
-                self.keys[number, index] = self._tensor(tensor, buffers, scope, index)
+                key = self.keys[number, index] = self._tensor(tensor, buffers, scope, index)
+                details = self._details(tensor)
+                if key and details:
+                    self.in_blocks.setdefault(key, (number, details))
+        for key, (number, details) in self.in_blocks.items():
+            self.parts[key] = self.parts[key]._replace(blocks=self._blocks(key, number, details))
         if len(self.quantised) > _NOTED:
             more = count_text(len(self.quantised) - _NOTED, "more tensor")
             self.quantised[_NOTED:] = [f"{more} quantised"]
@@ -389,6 +431,35 @@ class _LitertListing:
         """Return (place of its quantisation, number of scales) of a tensor."""
         table = self.file.child(tensor, _QUANTIZATION)
         return table, self.file.span(table, SCALE, 4)[1] if table else 0
+
+    def _details(self, tensor: int) -> int:
+        """Return the place of what tells the blocks that a tensor is quantised by; 0 for none."""
+        table = self.file.child(tensor, _QUANTIZATION)
+        if not table or self.file.scalar(table, DETAILS_TYPE, "B") != BLOCKWISE:
+            return 0
+        return self.file.child(table, DETAILS)
+
+    def _blocks(self, key: str, number: int, details: int) -> LitertBlocks | None:
+        """Return how a tensor is quantised by blocks; None where its scales do not tell the axis.
+
+        What the file calls the quantised axis is not the one along which the blocks lie.
+        """
+        numbers = [self.file.scalar(details, at, "i") for at in (BLOCK_SCALES, BLOCK_ZEROS)]
+        scales, zeros = (self.keys.get((number, at), "") if at >= 0 else "" for at in numbers)
+        size = self.file.scalar(details, BLOCK_SIZE, "i")
+        if not scales or size < 1:
+            return None
+        shape, of_scales = list(self.specs[key].shape), list(self.specs[scales].shape)
+        axes = [
+            axis
+            for axis in range(len(shape))
+            if [*shape[:axis], -(-shape[axis] // size), *shape[axis + 1 :]] == of_scales
+        ]
+        if len(axes) != 1:
+            return None
+        how = f" is quantised: {scales} has a scale for each block of {size} along axis {axes[0]}"
+        self.quantised.append(key + (how if len(self.quantised) < _NOTED else ""))
+        return LitertBlocks(scales, zeros, axes[0], size)
 
     def _quantisation(self, tensor: int, name: str) -> None:
         """Note how a tensor is quantised."""

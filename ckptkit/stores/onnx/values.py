@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
-from ckptkit.dtypes import numpy_dtype
+from ckptkit.dtypes import itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.containers.packed_bits import BITS, stored_bytes, unpacked
@@ -30,6 +30,7 @@ DTYPES = dict(
             *("float16", "float64", "uint32", "uint64", "complex64", "complex128", "bfloat16"),
             *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "uint4"),
             *("int4", "float4_e2m1fn", "float8_e8m0fnu", "uint2", "int2"),
+            *("float6_e2m3fn", "float6_e3m2fn"),  # whose values are not read
         ),
         start=1,
     )
@@ -115,7 +116,7 @@ def place_tensor(
     if not tensor.data_type:
         raise FormatError(where, "a tensor without a data type")
     dtype = DTYPES.get(tensor.data_type, f"onnx#{tensor.data_type}")
-    is_known = tensor.data_type in DTYPES
+    is_known = dtype == "string" or itemsize(dtype) > 0
     nbytes = stored_bytes(dtype, size)
     if tensor.external is not None:
         if dtype == "string" or (not is_known and "length" not in tensor.external):
@@ -144,7 +145,7 @@ def _outside(
         external_path(path, location)
     offset = _whole(external.get("offset", "0"), "offset", where)
     length = external.get("length")
-    is_known = spec.dtype in DTYPES.values()
+    is_known = itemsize(spec.dtype) > 0
     if not is_known:
         spec = spec._replace(nbytes=_whole(external["length"], "length", where))
     if length is not None and _whole(length, "length", where) != spec.nbytes:
@@ -178,6 +179,8 @@ def listed(path: Path, spec: TensorSpec, part: OnnxPart) -> Array:
 
     runs = [read_exact(path, start, end - start) for start, end in part.places]
     where, dtype, size = f"{path}: {spec.key}", spec.dtype, spec.size
+    if kind(dtype) == "opaque":
+        raise UnsupportedError(f"{dtype} values in a typed list", where=where)
     if dtype == "string":
         _check_count(where, len(runs), size)
         texts = np.empty(size, object)

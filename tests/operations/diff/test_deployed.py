@@ -136,6 +136,15 @@ def explained(result: DiffResult) -> list[str]:
     ]
 
 
+def test_four_bits_with_a_scale_for_each_block() -> None:
+    hint = told(compared("blocks.keras", "blocks.tflite"))["sequential/only/kernel"][1]
+    assert hint == f"int4, 8 scales: {NEAREST}"
+    names = ckptkit.open(FOLDER / "blocks.tflite").names
+    assert names["sequential_1/only_1/MatMul_scales"].role == "config"
+    shown = run("show", FOLDER / "blocks.onnx", "w_quantized").out
+    assert "18 scales for blocks of 4 along axis 0" in shown
+
+
 @pytest.mark.parametrize("name", ["qdq.onnx", "qoperator.onnx", "dynamic.onnx"])
 def test_forms_of_onnx_runtime(name: str) -> None:
     found = told(compared("model.keras", name))

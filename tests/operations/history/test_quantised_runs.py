@@ -26,19 +26,24 @@ def of_litert(path: Path, scale: float) -> Path:
     return path
 
 
-def of_blocks(path: Path, scale: float) -> Path:
+def of_blocks(path: Path, scale: float, suffix: str = ".onnx") -> Path:
     """Four bits, one scale for a block: the golden file, its scales multiplied."""
-    path = path.with_suffix(".onnx")
-    data = bytearray(BLOCKS.read_bytes())
-    spec = ckptkit.open(BLOCKS).store.specs["w_scale"]
+    golden = BLOCKS.with_suffix(suffix)
+    data = bytearray(golden.read_bytes())
+    [spec] = [spec for key, spec in ckptkit.open(golden).specs.items() if "scale" in key]
     assert spec.offset is not None
-    scales = np.frombuffer(data, "<f4", spec.size, spec.offset) * np.float32(scale)
+    dtype = np.dtype(spec.dtype)
+    scales = np.frombuffer(data, dtype, spec.size, spec.offset) * dtype.type(scale)
     data[spec.offset : spec.offset + spec.nbytes] = scales.tobytes()
-    path.write_bytes(data)
-    return path
+    path.with_suffix(suffix).write_bytes(data)
+    return path.with_suffix(suffix)
 
 
-@pytest.mark.parametrize("make", [of_litert, of_blocks])
+def of_litert_blocks(path: Path, scale: float) -> Path:
+    return of_blocks(path, scale, ".tflite")
+
+
+@pytest.mark.parametrize("make", [of_litert, of_blocks, of_litert_blocks])
 def test_a_change_of_scale_is_a_change(make: Callable[[Path, float], Path], tmp_path: Path) -> None:
     steps = [make(tmp_path / f"step-{at}", 0.5 * 2**at) for at in range(3)]
     run = ckptkit.history(*steps, cache=tmp_path / "cache.json")
