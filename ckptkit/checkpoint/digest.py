@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
-from ckptkit.stores.constants import StoreOfConstants
+from ckptkit.stores.constants import quantisations_of
 
 if TYPE_CHECKING:  # `ls` does not need it at its start
     from concurrent.futures import Executor
@@ -40,7 +40,7 @@ def weights_digest(
     ]
     found = tensor_digests(checkpoint, [spec.key for spec, _ in digested], executor)
     store = checkpoint.store
-    quantised = store.quantisations() if isinstance(store, StoreOfConstants) else {}
+    quantised = quantisations_of(store)
     lines = []
     for (spec, naming), sha256 in zip(digested, found, strict=True):
         shape = ",".join(map(str, spec.shape))

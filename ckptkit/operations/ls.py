@@ -353,8 +353,9 @@ def _statistics(
     progress: Progress | None,
 ) -> dict[str, Statistics]:
     """Return the statistics of all numeric tensors, by key."""
-    from ckptkit.operations.quantised import numbers_store, quantisations_of  # most need none
+    from ckptkit.operations.quantised import numbers_store  # most need none
     from ckptkit.operations.statistics import is_numeric, statistics_of_all
+    from ckptkit.stores.constants import quantisations_of
 
     numeric = [t.spec for t in tensors if is_numeric(t.spec.dtype)]
     store = numbers_store(checkpoint.store, quantisations_of(checkpoint.store))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptkit.operations.convert.value_stores import ComputedStore
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
-from ckptkit.stores.constants import Quantisation, StoreOfConstants
+from ckptkit.stores.constants import Quantisation
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -40,15 +40,6 @@ class NumbersStore(ComputedStore):
         if key in self.quantisations:
             return super().read(key, start, stop)
         return self.stored.read(key, start, stop)
-
-
-def quantisations_of(store: Store) -> dict[str, Quantisation]:
-    """Return what the integers of a store's quantised tensors stand for, by key.
-
-    Raises:
-        FormatError: scales do not fit their tensor.
-    """
-    return store.quantisations() if isinstance(store, StoreOfConstants) else {}
 
 
 def numbers_store(store: Store, quantisations: Mapping[str, Quantisation]) -> Store:

@@ -16,10 +16,10 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UnsupportedError, UsageError
-from ckptkit.operations.quantised import numbers_store, quantisations_of
 from ckptkit.operations.statistics import BINS, Statistics, is_numeric, statistics_of
 from ckptkit.results import Document
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
+from ckptkit.stores.constants import quantisations_of
 from ckptkit.stores.following import following_latest
 from ckptkit.text import count_text, json_number, lazy_pattern
 from ckptkit.wording import say
@@ -146,6 +146,8 @@ def valued_checkpoint(
     """Return the checkpoint, or one of the numbers that a tensor's integers stand for."""
     if quantisation is None:
         return checkpoint
+    from ckptkit.operations.quantised import numbers_store  # here, since few are quantised
+
     return Checkpoint(numbers_store(checkpoint.store, {key: quantisation}))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from ckptkit.errors import FormatError
-from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.text import lazy_pattern
 
 if TYPE_CHECKING:
@@ -155,6 +155,15 @@ class StoreOfConstants(Protocol):
         Returns:
             The layer, the parameter and the order of axes, by key.
         """
+
+
+def quantisations_of(store: Store) -> dict[str, Quantisation]:
+    """Return what the integers of a store's quantised tensors stand for, by key.
+
+    Raises:
+        FormatError: scales do not fit their tensor.
+    """
+    return store.quantisations() if isinstance(store, StoreOfConstants) else {}
 
 
 def checked(quantisation: Quantisation, spec: TensorSpec, where: str) -> Quantisation:

@@ -37,9 +37,9 @@ from ckptkit.operations.diff.recurrent_constants import (
     recurrent_transform,
 )
 from ckptkit.operations.diff.result import TensorDiff
-from ckptkit.operations.quantised import numbers_store, quantisations_of
+from ckptkit.operations.quantised import numbers_store
 from ckptkit.stores.base import Store
-from ckptkit.stores.constants import BIAS, ConstantUse, StoreOfConstants
+from ckptkit.stores.constants import BIAS, ConstantUse, StoreOfConstants, quantisations_of
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.compare.spans import FileSpan, source_of
 from ckptkit.errors import ChangedError, CkptkitError, PathNotFoundError, UsageError
-from ckptkit.operations.quantised import numbers_store, quantisations_of
+from ckptkit.operations.quantised import numbers_store
 from ckptkit.stores.base import KerasStructure, Store
+from ckptkit.stores.constants import quantisations_of
 from ckptkit.stores.directories import contents_of, directories_below, is_model_directory
 from ckptkit.stores.following import opened_still
 from ckptkit.stores.tensor_bundle.state_file import is_unfinished, prefix_name

@@ -16,9 +16,8 @@ from ckptkit.align.transforms import Transform
 from ckptkit.operations.diff.compared_sides import Numbers
 from ckptkit.operations.diff.folded import with_folded
 from ckptkit.operations.diff.result import DiffResult
-from ckptkit.operations.quantised import quantisations_of
 from ckptkit.stores.base import Store
-from ckptkit.stores.constants import Quantisation
+from ckptkit.stores.constants import Quantisation, quantisations_of
 from ckptkit.stores.onnx.operators import OnnxOperators
 from support.command_line import ckptkit as run
 from support.flatbuffer_bytes import Constant, litert_model
