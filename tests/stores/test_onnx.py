@@ -339,3 +339,45 @@ def test_float6_is_listed_by_its_name_and_compared_by_its_bytes(tmp_path: Path) 
     assert ckptkit.open(paths[0]).specs["w"].dtype == "float6_e2m3fn"
     assert ckptkit.diff(paths[0], paths[0]).same
     assert not ckptkit.diff(*paths).same
+
+
+def node_of(op: bytes, *inputs: bytes, **integers: int) -> bytes:
+    settings = (field(1, key.encode()) + number(3, value) for key, value in integers.items())
+    names = b"".join(field(1, name) for name in inputs)
+    return names + field(2, b"y") + field(4, op) + b"".join(field(5, each) for each in settings)
+
+
+ONES = struct.pack("<8f", *[1.0] * 8)
+
+
+@pytest.mark.parametrize(
+    ("scales", "zeros", "settings", "said"),
+    [
+        (onnx_tensor("s", 8, [1]) + field(6, b"x"), None, {}, "a quantisation by values of string"),
+        (onnx_tensor("s", 1, [2], ONES[:8]), [3], {}, "of different lengths: 2, 3"),
+        (
+            onnx_tensor("s", 1, [4, 2], ONES),
+            None,
+            {"axis": 0, "block_size": 4},
+            "scales of w: expected [2, 4], found [4, 2]",
+        ),
+    ],
+)
+def test_scales_that_are_none(
+    scales: bytes, zeros: list[int] | None, settings: dict[str, int], said: str, tmp_path: Path
+) -> None:
+    tensors = [onnx_tensor("w", 3, [8, 4], bytes(32)), scales]
+    if zeros is not None:
+        tensors.append(onnx_tensor("z", 3, zeros, bytes(3)))
+    dequantised = node_of(b"DequantizeLinear", b"w", b"s", b"z", **settings)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_model(*tensors, nodes=[dequantised]))
+    shown = run("show", path, "w")
+    assert shown.code == 2 and said in shown.err
+
+
+def test_a_recurrent_op_of_no_direction_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    empty = onnx_tensor("w", 1, [0, 8, 4], b"")
+    path.write_bytes(onnx_model(empty, nodes=[node_of(b"LSTM", b"a/x", b"w")]))
+    assert ckptkit.diff(path, path).same

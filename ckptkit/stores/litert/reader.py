@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.dtypes import itemsize, numpy_dtype
+from ckptkit.dtypes import itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.constant_roles import role_of_constant
@@ -386,8 +386,9 @@ class _LitertListing:
         size = math.prod(shape)
         if any(n < 0 for n in shape) or size > _MAX_ELEMENTS:
             raise FormatError(where, f"impossible shape {list(shape)}")
-        kind = file.scalar(tensor, _TYPE, "b")
-        dtype = _DTYPES[kind] if 0 <= kind < len(_DTYPES) else f"litert#{kind}"
+        number_of_type = file.scalar(tensor, _TYPE, "b")
+        is_known = 0 <= number_of_type < len(_DTYPES)
+        dtype = _DTYPES[number_of_type] if is_known else f"litert#{number_of_type}"
         form = "strings" if dtype == "string" else "raw" if itemsize(dtype) else "opaque"
         sparsity = file.child(tensor, _SPARSITY) if form == "raw" else 0
         if sparsity:
@@ -447,7 +448,8 @@ class _LitertListing:
         numbers = [self.file.scalar(details, at, "i") for at in (BLOCK_SCALES, BLOCK_ZEROS)]
         scales, zeros = (self.keys.get((number, at), "") if at >= 0 else "" for at in numbers)
         size = self.file.scalar(details, BLOCK_SIZE, "i")
-        if not scales or size < 1:
+        kinds = [kind(self.specs[each].dtype) for each in (scales, zeros) if each]
+        if not scales or size < 1 or not {*kinds} <= {"float", "int", "uint"}:
             return None
         shape, of_scales = list(self.specs[key].shape), list(self.specs[scales].shape)
         axes = [

@@ -254,7 +254,7 @@ class OnnxOperators:
             layers = tuple(f"{s}/{cell}" if s else "" for s in scopes[: shape[0]])
             biases = (1 if is_together else 2) if parameter == BIAS else 0
             recurrence = Recurrence(layers, (gates, kept), biases)
-            if len(layers) == shape[0]:
+            if 0 < len(layers) == shape[0]:
                 found[name] = ConstantUse(layers[0], parameter, recurrence=recurrence)
 
     def _axes(self, node: _OnnxNode, kernel: TensorSpec) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import unchanged
-from ckptkit.dtypes import itemsize
-from ckptkit.errors import CkptkitError, UnknownTensorError
+from ckptkit.dtypes import itemsize, kind
+from ckptkit.errors import CkptkitError, FormatError, UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.constant_roles import role_of_constant
 from ckptkit.stores.constants import ConstantUse, Quantisation, checked
@@ -33,10 +33,12 @@ from ckptkit.stores.onnx.values import (
     place_tensor,
 )
 from ckptkit.stores.reopening import pickled
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
+_NUMBERS = ("float", "int", "uint")  # kinds of what is quantised, and of scales and zero points
 _QUANTISED = ("DequantizeLinear", "QLinear", "Integer")  # in the names of ops with scales
 
 
@@ -124,7 +126,11 @@ class OnnxStore:
         """Return what the integers of tensors stand for; see `StoreOfConstants`."""
         scaled = OnnxOperators(self.path, self.specs).scaled
         known: dict[tuple[Any, ...], tuple[Array, Array]] = {}  # what gives scales, they may share
-        return {key: self._quantisation(key, how, known) for key, how in scaled.items()}
+        return {
+            key: self._quantisation(key, how, known)
+            for key, how in scaled.items()
+            if kind(self.specs[key].dtype) in _NUMBERS
+        }
 
     def uses(self) -> dict[str, ConstantUse]:
         """Return whose parameter each constant is; see `StoreOfConstants`."""
@@ -138,19 +144,43 @@ class OnnxStore:
 
         rank = len(self.specs[key].shape)
         axis = how.axis + rank if how.axis < 0 else how.axis
+        if how.block and 0 <= axis < rank:
+            self._check_blocks(key, how, axis)
         shared = (how.scales, how.zero_points)
         if shared not in known:
-            scales: Array = np.ones(1)
-            for name in how.scales:
-                with np.errstate(all="ignore"):
-                    scales = scales * self.read(name).astype(np.float64)
-            zeros: Array = np.zeros(scales.shape, np.int64)
+            factors = [self._scale_numbers(name).astype(np.float64) for name in how.scales]
+            zeros: Array = np.zeros(1, np.int64)
             if how.zero_points in self.specs:
-                zeros = zeros + self.read(how.zero_points).astype(np.int64)
-            known[shared] = scales, zeros
+                zeros = self._scale_numbers(how.zero_points).astype(np.int64)
+            lengths = [len(part) for part in (*factors, zeros)]
+            if len({*lengths} - {1}) > 1:
+                found = list_text([str(length) for length in lengths])
+                message = f"scales and zero points of different lengths: {found}"
+                raise FormatError(f"{self.path}: {key}", message)
+            scales: Array = np.ones(1)
+            with np.errstate(all="ignore"):
+                for factor in factors:
+                    scales = scales * factor
+            known[shared] = scales, zeros + np.zeros(len(scales), np.int64)
         scales, zeros = known[shared]
         quantisation = Quantisation(scales, zeros, axis, how.block)
         return checked(quantisation, self.specs[key], str(self.path))
+
+    def _check_blocks(self, key: str, how: Scaled, axis: int) -> None:
+        """Raise FormatError where there is not a scale for each block of a tensor."""
+        shape = list(self.specs[key].shape)
+        shape[axis] = -(-shape[axis] // how.block)
+        found = list(self.specs[how.scales[0]].shape)
+        if found != shape:
+            where = f"{self.path}: {how.scales[0]}"
+            raise FormatError(where, f"scales of {key}", expected=shape, found=found)
+
+    def _scale_numbers(self, name: str) -> Array:
+        """Return scales or zero points."""
+        dtype = self.specs[name].dtype
+        if kind(dtype) not in _NUMBERS:
+            raise FormatError(f"{self.path}: {name}", f"a quantisation by values of {dtype}")
+        return self.read(name)
 
     def _found(self, key: str) -> tuple[TensorSpec, OnnxPart]:
         try:
