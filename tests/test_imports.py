@@ -219,6 +219,19 @@ def test_where_values_stay_as_they_are_numpy_is_not_needed(tmp_path: Path, endin
     assert list(tmp_path.iterdir())
 
 
+def test_starting_imports_nothing_of_files() -> None:
+    """`--version`, a mistyped command: only what reads the command line."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, ckptkit.cli.main; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        check=True,
+    )
+    rooms = {name.split(".")[1] for name in done.stdout.split() if name.startswith("ckptkit.")}
+    assert rooms.isdisjoint({"stores", "checkpoint", "operations", "align", "compare"})
+
+
 # What takes long to import, and the list of an ordinary checkpoint needs none of.
 SLOW = {"google", "logging", "concurrent", "secrets", "hmac", "json", "importlib.metadata", "csv"}
 

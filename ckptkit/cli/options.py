@@ -13,7 +13,6 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
 from ckptkit.cli.progress import clear_line
 from ckptkit.errors import CkptkitError, ReaderGone
@@ -69,6 +68,8 @@ def flat(lists: Iterable[Iterable[str]]) -> list[str]:
 
 def filter_options(function: F) -> F:
     """Add --role, --name and --dtype."""
+    from ckptkit.checkpoint.naming import ROLES  # here, since every start imports this module
+
     for option in (
         click.option(
             "--dtype", "dtypes", type=CommaList(), multiple=True, help="Only these dtypes (a,b)."
