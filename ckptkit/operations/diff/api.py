@@ -24,6 +24,7 @@ from ckptkit.operations.diff.beside.result import Beside, holds_tensors_alone
 from ckptkit.operations.diff.compared_sides import NumbersOfSides
 from ckptkit.operations.diff.kinds import kind_of_change
 from ckptkit.operations.diff.layouts import in_one_layout
+from ckptkit.operations.diff.pair_values import ByValue
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
 from ckptkit.operations.diff.twins import are_packed, compare_twins
 from ckptkit.operations.input_files import operand_text
@@ -217,15 +218,19 @@ class _WeightsComparison:
 
     def _of_twins(self, roles: Sequence[str], names: Sequence[str]) -> DiffResult | None:
         """Return what comes of two files of very many tensors that need no alignment, if so."""
-        if self.mode == "values" or self.config or not are_packed(self.old, self.new):
+        if self.tolerance_rules or self.config or not are_packed(self.old, self.new):
             return None
         if not (holds_tensors_alone(self.old) and holds_tensors_alone(self.new)):
             return None
-        found = compare_twins(self.old, self.new, self.mode, roles, names)
+        how = ByValue(self.default_tolerance, self.bitwise, self.executor, self.progress)
+        found = compare_twins(self.old, self.new, self.mode, roles, names, how)
         if found is None:
             return None
         options = self._options_json(roles, names, ())
-        return DiffResult(self.old, self.new, self.mode, options, *found)
+        files = self.old, self.new
+        return DiffResult(
+            *files, self.mode, options, found.changes, found.left_out, kind=found.kind
+        )
 
     def _beside(self, changes: Sequence[TensorDiff]) -> Beside:
         """Return what differs beside the tensors; raises UsageError where nothing can."""

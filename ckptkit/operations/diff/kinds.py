@@ -15,12 +15,12 @@ checkpoint look the same, so that nothing says it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckptkit.compare.statistics import SIGNIFICAND_DIGITS
 from ckptkit.dtypes import kind, numpy_dtype
-from ckptkit.operations.diff.result import TensorDiff
+from ckptkit.operations.diff.result import ChangesOnDemand, TensorDiff
 from ckptkit.stores.base import Store
 from ckptkit.text import count_text, list_text
 
@@ -43,23 +43,36 @@ def kind_of_change(
         stores: of OLD and NEW.
         tree: the configuration, where both files have one and the same layers.
     """
-    weights = [change for change in changes if change.role == "weight"]
-    changed = [change for change in weights if change.status != "equal"]
+    weights, changed = _weights_and_changed(changes)
     floats = all(
         side is not None and kind(side.spec.dtype) == "float"
-        for change in changed
+        for change in _each(changed)
         for side in (change.old, change.new)
     )
-    is_one = all(change.status != "renamed" and change.delta is not None for change in weights)
-    if not changed or not floats or not is_one:
+    if not changed or not floats:
         return None
-    if sum(change.some.spec.size for change in changed) <= MAX_READ:
+    if not all(c.status != "renamed" and c.delta is not None for c in _each(weights)):
+        return None
+    if sum(change.some.spec.size for change in _each(changed)) <= MAX_READ:
         found = _by_values(changed, len(weights), stores)
         if found is not None:
             return found
-    return (
-        _rounding(changed) or _head(changed, weights, tree) or _drawn_anew(changed, weights, stores)
-    )
+    return _rounding(changed) or _head(changed, weights, tree) or _drawn_anew(weights, stores)
+
+
+def _weights_and_changed(
+    changes: Iterable[TensorDiff],
+) -> tuple[Sequence[TensorDiff], Sequence[TensorDiff]]:
+    """Return the weights, and those of them that are not equal."""
+    if isinstance(changes, ChangesOnDemand):
+        weights = changes.of_weights()
+        return weights, weights.unequal()
+    kept = [change for change in changes if change.role == "weight"]
+    return kept, [change for change in kept if change.status != "equal"]
+
+
+def _each(changes: Sequence[TensorDiff]) -> Iterator[TensorDiff]:
+    return changes.in_any_order() if isinstance(changes, ChangesOnDemand) else iter(changes)
 
 
 def _by_values(
@@ -68,10 +81,11 @@ def _by_values(
     """Return the kind that holds for each value; every tensor is read until none is left."""
     import numpy as np
 
-    is_pruned = all(change.same_type for change in changed)
+    is_pruned = True
     dtypes = list(_NARROW)
     zeros = values = 0
-    for change in changed:
+    for change in _each(changed):
+        is_pruned &= change.same_type
         old, new = _read(change, stores)
         with np.errstate(invalid="ignore"):
             differs = (old != new) & ~((old != old) & (new != new))
@@ -115,15 +129,17 @@ def _is_rounded(old: Array, new: Array, dtype: str) -> bool:
 def _rounding(changed: Sequence[TensorDiff]) -> str | None:
     """Return that the changes are no larger than what the dtype of each tensor tells apart."""
     largest = 0.0
-    for change in changed:
+    dtypes = set()
+    for change in _each(changed):
         assert change.delta is not None
+        dtypes.add(change.some.spec.dtype)
         if not change.same_type or change.delta.nonfinite:
             return None
         if not change.delta.rel_l2 <= _epsilon(change.some.spec.dtype):
             return None
         largest = max(largest, change.delta.rel_l2)
-    dtypes = list_text(sorted({change.some.spec.dtype for change in changed}), _FEW)
-    return f"no more than rounding of {dtypes}: each weight by at most {largest:.1g} of its norm"
+    which = list_text(sorted(dtypes), _FEW)
+    return f"no more than rounding of {which}: each weight by at most {largest:.1g} of its norm"
 
 
 def _epsilon(dtype: str) -> float:
@@ -173,19 +189,22 @@ _UNLIKE = 4.0  # standard deviations of a cosine of what has nothing in common
 _UNTELLABLE = 0.9  # from here on even a unit that was copied could be chance
 
 
-def _drawn_anew(
-    changed: Sequence[TensorDiff], weights: Sequence[TensorDiff], stores: tuple[Store, Store]
-) -> str | None:
+def _drawn_anew(weights: Sequence[TensorDiff], stores: tuple[Store, Store]) -> str | None:
     """Return that no kernel has anything of OLD's: values, units in any order, or their signs.
 
     None where one of them is too small to tell, has kept its values, or is too large to be read.
     """
-    kernels = [change for change in weights if len(change.some.spec.shape) > 1]
-    sizes = [change.some.spec.size for change in kernels]
-    told = {change.name for change in changed if change.same_type}
-    if len(kernels) < 2 or min(sizes) < _LEAST_ELEMENTS or sum(sizes) > MAX_READ:
-        return None
-    if not {change.name for change in kernels} <= told:
+    kernels: list[TensorDiff] = []
+    elements = 0
+    for change in _each(weights):
+        size = change.some.spec.size
+        if len(change.some.spec.shape) > 1:
+            kernels.append(change)
+            elements += size
+            is_changed = change.status != "equal" and change.same_type
+            if size < _LEAST_ELEMENTS or elements > MAX_READ or not is_changed:
+                return None
+    if len(kernels) < 2:
         return None
     import numpy as np  # here, since large files that differ are measured without it
 

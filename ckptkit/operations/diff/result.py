@@ -100,6 +100,14 @@ class ChangesOnDemand(Sequence[TensorDiff]):
         """How many there are of each status."""
 
     @abstractmethod
+    def of_weights(self) -> ChangesOnDemand:
+        """Return those of weights."""
+
+    @abstractmethod
+    def unequal(self) -> ChangesOnDemand:
+        """Return those whose status is not "equal"."""
+
+    @abstractmethod
     def in_any_order(self) -> Iterator[TensorDiff]:
         """Yield all of them; nothing is sorted for it."""
 

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple, overload
 
+from ckptkit.align.cudnn_layouts import cudnn_layers
 from ckptkit.align.labels import best_label
 from ckptkit.align.types import PATH_SUFFIX, constant_digests
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.checkpoint.selection import Tensor
+from ckptkit.compare.statistics import comparable
 from ckptkit.operations.diff import checksums, participants
+from ckptkit.operations.diff.kinds import kind_of_change
+from ckptkit.operations.diff.pair_values import (
+    CHANGED,
+    EQUAL,
+    PAIR_STATUSES,
+    ByValue,
+    PairValues,
+    compare_pairs,
+)
 from ckptkit.operations.diff.result import STATUSES, ChangesOnDemand, LeftOut, TensorDiff
 from ckptkit.stores.base import KerasStructure, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
@@ -127,26 +138,44 @@ class TwinChanges(ChangesOnDemand):
     """The changes of two such files, weights first, in natural order of names.
 
     part: rows of OLD, those that take part; they are sorted when their order is asked for.
-    is_changed: by row.  method: how they were compared.
+    statuses: by row, a number of `PAIR_STATUSES`.  method: how they were compared.
+    values: what was found by value, if so.
     """
 
     def __init__(
-        self, rows: TwinRows, part: Sequence[int], is_changed: bytearray, method: str
+        self,
+        rows: TwinRows,
+        part: Sequence[int],
+        statuses: bytearray,
+        method: str,
+        values: PairValues | None = None,
     ) -> None:
-        self._rows, self._part, self._is_changed = rows, part, is_changed
-        self._method = method
+        self._rows, self._part, self._statuses = rows, part, statuses
+        self._method, self._values = method, values
+
+    def _of_rows(self, part: Iterable[int]) -> TwinChanges:
+        return TwinChanges(self._rows, array("I", part), self._statuses, self._method, self._values)
 
     @property
     def differences(self) -> TwinChanges:
         """See `ChangesOnDemand`."""
-        changed = array("I", [row for row in self._part if self._is_changed[row]])
-        return TwinChanges(self._rows, changed, self._is_changed, self._method)
+        return self._of_rows(row for row in self._part if self._statuses[row] == CHANGED)
 
     @property
     def counts(self) -> Mapping[str, int]:
         """See `ChangesOnDemand`."""
-        changed = sum(self._is_changed[row] for row in self._part)
-        return {**dict.fromkeys(STATUSES, 0), "equal": len(self) - changed, "changed": changed}
+        counts = Counter(map(self._statuses.__getitem__, self._part))
+        found = {PAIR_STATUSES[status]: count for status, count in counts.items()}
+        return {**dict.fromkeys(STATUSES, 0), **found}
+
+    def of_weights(self) -> TwinChanges:
+        """See `ChangesOnDemand`."""
+        role_of = self._rows.old.names.at
+        return self._of_rows(row for row in self._part if role_of(row).role == "weight")
+
+    def unequal(self) -> TwinChanges:
+        """See `ChangesOnDemand`."""
+        return self._of_rows(row for row in self._part if self._statuses[row] != EQUAL)
 
     def in_any_order(self) -> Iterator[TensorDiff]:
         """See `ChangesOnDemand`."""
@@ -162,8 +191,11 @@ class TwinChanges(ChangesOnDemand):
 
     def _change(self, row: int) -> TensorDiff:
         old, new = self._rows.pair(row)
-        status = "changed" if self._is_changed[row] else "equal"
-        return TensorDiff(status, old, new, "key", method=self._method)
+        status = PAIR_STATUSES[self._statuses[row]]
+        if self._values is None:
+            return TensorDiff(status, old, new, "key", method=self._method)
+        delta, hints = self._values.delta(row), self._values.hints(row)
+        return TensorDiff(status, old, new, "key", delta, self._method, hints=hints)
 
     def __len__(self) -> int:
         return len(self._part)
@@ -192,36 +224,46 @@ class TwinChanges(ChangesOnDemand):
 
 
 class TwinComparison(NamedTuple):
-    """What comes of comparing two such files without their values."""
+    """What comes of comparing two such files.  kind: of the change, where their values prove it."""
 
     changes: TwinChanges
     left_out: tuple[LeftOut, ...]
+    kind: str | None = None
 
 
 def compare_twins(
-    old: Checkpoint, new: Checkpoint, mode: str, roles: Sequence[str], names: Sequence[str]
+    old: Checkpoint,
+    new: Checkpoint,
+    mode: str,
+    roles: Sequence[str],
+    names: Sequence[str],
+    how: ByValue,
 ) -> TwinComparison | None:
-    """Compare two files by stored checksums, or in structure alone.
+    """Compare two files by value, by stored checksums, or in structure alone.
 
     Args:
         old: the reference.
         new: what is compared with it.
-        mode: "quick" or "structure".
+        mode: "values", "quick" or "structure".
         roles: as `participants.select` takes them.
         names: likewise.
+        how: to compare values.
 
     Returns:
         None where alignment has more to say of the files (`twin_rows`).
 
     Raises:
         UsageError: nothing takes part, or "quick" finds a tensor without a checksum.
+        ChecksumError, TruncatedError, FormatError, UnsupportedError: values cannot be read.
     """
+    if mode == "values" and not _are_plainly_compared(old):
+        return None
     rows = twin_rows(old, new)
     if rows is None:
         return None
     called = [participants.keys_called(one, names) for one in (old, new)] if names else None
     part = array("I")
-    is_changed = bytearray(len(rows.row_of_new))
+    statuses = bytearray(len(rows.row_of_new))
     left_out = Counter[tuple[str, str]]()
     without_checksum = 0
     first = ""
@@ -239,7 +281,7 @@ def compare_twins(
         part.append(row)
         if mode == "quick":
             equal = checksums.same_checksum(ours.spec, its.spec)
-            is_changed[row] = equal is False
+            statuses[row] = CHANGED if equal is False else EQUAL
             if equal is None:
                 first = first or ours.naming.name
                 without_checksum += 1
@@ -247,6 +289,19 @@ def compare_twins(
         raise participants.nothing_to_compare((old, new), is_filtered=bool(roles or names))
     if without_checksum:
         raise checksums.no_checksum(without_checksum, first, (old, new))
-    method = "checksum" if mode == "quick" else "structure"
-    changes = TwinChanges(rows, part, is_changed, method)
-    return TwinComparison(changes, participants.told(left_out))
+    told = participants.told(left_out)
+    if mode != "values":
+        method = "checksum" if mode == "quick" else "structure"
+        return TwinComparison(TwinChanges(rows, part, statuses, method), told)
+    stores = old.store, new.store
+    values = compare_pairs(stores, part, rows.old.specs.at, rows.pair, how)
+    changes = TwinChanges(rows, part, values.statuses, mode, values)
+    return TwinComparison(changes, told, kind_of_change(changes, stores, None))
+
+
+def _are_plainly_compared(checkpoint: Checkpoint) -> bool:
+    """Whether values of all tensors can be compared, as they are stored."""
+    specs, names = checkpoint.specs, checkpoint.names
+    assert isinstance(specs, PackedSpecs)
+    dtypes = {dtype for dtype, *_rest in specs.kinds()}
+    return all(comparable(dtype, dtype) for dtype in dtypes) and not cudnn_layers(specs, names)

@@ -1,0 +1,158 @@
+"""What comparing very many pairs of tensors by value comes to, in little memory.
+
+Of a pair that is equal a number is kept, since many have the same `Delta`; of one that differs, its
+fields as bytes, and a hint where there is one.
+"""
+
+from __future__ import annotations
+
+import pickle
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from itertools import islice
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit._io.progress import Progress, ProgressMeter
+from ckptkit.checkpoint.selection import Tensor
+from ckptkit.compare.statistics import ElementTolerance
+from ckptkit.compare.tensors import Delta, Pair, compare_all
+from ckptkit.operations.diff import hints
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptkit.stores.base import Store, TensorSpec
+
+PAIR_STATUSES = ("equal", "within", "changed")  # of a pair, by number
+EQUAL, WITHIN, CHANGED = range(len(PAIR_STATUSES))
+_TOGETHER = 1 << 13  # pairs that are handed over at once
+_fields = attrgetter(*(field.name for field in fields(Delta)))
+
+
+class PairValues:
+    """What was found of pairs, by a number that each has.
+
+    statuses: a number of `PAIR_STATUSES` each.
+    """
+
+    def __init__(self, pairs: int) -> None:
+        self.statuses = bytearray(pairs)
+        self._delta = array("i", bytes(4 * pairs))  # an index into `_equal`, or -1 - into `_packed`
+        self._equal: list[Delta] = []
+        self._numbers: dict[Delta, int] = {}
+        self._packed: list[bytes] = []
+        self._hints: dict[int, str] = {}
+
+    def put(self, pair: int, delta: Delta, hint: str | None) -> None:
+        """Keep what was found of a pair."""
+        if hint:
+            self._hints[pair] = hint
+        if not delta.equal:
+            self.statuses[pair] = WITHIN if delta.ok else CHANGED
+            self._packed.append(pickle.dumps(_fields(delta)))
+            self._delta[pair] = -len(self._packed)
+            return
+        number = self._numbers.get(delta)
+        if number is None:
+            number = self._numbers[delta] = len(self._equal)
+            self._equal.append(delta)
+        self._delta[pair] = number
+
+    def delta(self, pair: int) -> Delta:
+        """Return the numbers between the two."""
+        number = self._delta[pair]
+        if number >= 0:
+            return self._equal[number]
+        return Delta(*pickle.loads(self._packed[-1 - number]))
+
+    def hints(self, pair: int) -> tuple[str, ...]:
+        """Return what is said of the two beside the numbers."""
+        hint = self._hints.get(pair)
+        return () if hint is None else (hint,)
+
+    def put_hint(self, pair: int, hint: str) -> None:
+        """Keep a hint on a pair, in the place of any other."""
+        self._hints[pair] = hint
+
+
+class ByValue(NamedTuple):
+    """How pairs are compared by value, and where; executor None does it here."""
+
+    tolerance: ElementTolerance
+    bitwise: bool
+    executor: Executor | None
+    progress: Progress | None
+
+
+def compare_pairs(
+    stores: tuple[Store, Store],
+    part: Sequence[int],
+    spec_of: Callable[[int], TensorSpec],
+    pair_of: Callable[[int], tuple[Tensor, Tensor]],
+    how: ByValue,
+) -> PairValues:
+    """Compare pairs of tensors of one type and shape by value; raises as `compare_all` does.
+
+    Args:
+        stores: of OLD and NEW.
+        part: the numbers of the pairs, which rise.
+        spec_of: gives the spec in OLD of a pair, by its number.
+        pair_of: gives both tensors.
+        how: to compare them.
+    """
+    found = PairValues(part[-1] + 1)
+    crcs = array("I", bytes(4 * (part[-1] + 1))), array("I", bytes(4 * (part[-1] + 1)))
+    total, places = 0, []
+    for spec in map(spec_of, part):
+        total += spec.nbytes
+        places.append((spec.shard or 0) << 64 | (spec.offset or 0))
+    meter = ProgressMeter(how.progress, "compared", total)
+    # In the order of OLD's bytes, so that a cold disk is read straight through.
+    order = iter(array("I", sorted(range(len(part)), key=places.__getitem__)))
+    del places
+    while some := [part[at] for at in islice(order, _TOGETHER)]:
+        pairs = [
+            Pair(stores[0], old.spec.key, stores[1], new.spec.key, how.tolerance, how.bitwise)
+            for old, new in map(pair_of, some)
+        ]
+        comparisons = compare_all(pairs, how.executor, meter=meter)
+        for number, pair, comparison in zip(some, pairs, comparisons, strict=True):
+            delta, crcs[0][number], crcs[1][number] = comparison
+            is_changed = not delta.ok
+            hint = hints.order_hint(*pair[:4], delta) if is_changed else None
+            found.put(number, delta, hint)
+    differing = [number for number in part if found.statuses[number] != EQUAL]
+    for number, hint in _swapped(differing, crcs, pair_of):
+        found.put_hint(number, hint)
+    return found
+
+
+def _swapped(
+    numbers: Sequence[int],
+    crcs: tuple[array[int], array[int]],
+    pair_of: Callable[[int], tuple[Tensor, Tensor]],
+) -> Iterator[tuple[int, str]]:
+    """Yield hints on pairs that differ, and now hold what another one held.
+
+    numbers: of all that differ.  crcs: of their values, in OLD and in NEW.
+    """
+    before, after = crcs
+    held = {before[number] for number in numbers}
+    wanted = {after[number] for number in numbers if after[number] in held}
+    # of few: those that may hold what another held, and those that held it
+    contents = {}
+    for number in numbers:
+        if before[number] in wanted or after[number] in wanted:
+            old, _new = pair_of(number)
+            _key, dtype, shape, nbytes, *_rest = old.spec
+            contents[number] = hints.ContentChange(
+                old.naming.name, dtype, shape, nbytes, before[number], after[number]
+            )
+    found = hints.swapped([*contents.values()])
+    return (
+        (number, found[content.name])
+        for number, content in contents.items()
+        if content.name in found
+    )
