@@ -283,6 +283,8 @@ def _with_norms(
         for result in results
         if result.statistics is None
     ]
+    if not unmeasured:
+        return results
     measured = iter(
         [
             result

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import pickle
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.progress import Progress, ProgressMeter
-from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.statistics import ElementTolerance
-from ckptkit.compare.tensors import Delta, Pair, compare_all
+from ckptkit.compare.tensors import Delta, Pair, Worst, compare_all
 from ckptkit.operations.diff import hints
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from ckptkit.stores.base import Store, TensorSpec
+    from ckptkit.checkpoint.packed_names import PackedNames
+    from ckptkit.stores.base import Store
+    from ckptkit.stores.packed_specs import PackedSpecs
 
 PAIR_STATUSES = ("equal", "within", "changed")  # of a pair, by number
 EQUAL, WITHIN, CHANGED = range(len(PAIR_STATUSES))
 _TOGETHER = 1 << 13  # pairs that are handed over at once
-_fields = attrgetter(*(field.name for field in fields(Delta)))
+_FIELDS = [field.name for field in fields(Delta)]
+_WORST = _FIELDS.index("worst")
+_fields = attrgetter(*_FIELDS)
+_fields_of_worst = attrgetter(*(field.name for field in fields(Worst)))
 
 
 class PairValues:
@@ -51,7 +55,7 @@ class PairValues:
             self._hints[pair] = hint
         if not delta.equal:
             self.statuses[pair] = WITHIN if delta.ok else CHANGED
-            self._packed.append(pickle.dumps(_fields(delta)))
+            self._packed.append(_packed(delta))
             self._delta[pair] = -len(self._packed)
             return
         number = self._numbers.get(delta)
@@ -65,7 +69,7 @@ class PairValues:
         number = self._delta[pair]
         if number >= 0:
             return self._equal[number]
-        return Delta(*pickle.loads(self._packed[-1 - number]))
+        return _unpacked(self._packed[-1 - number])
 
     def hints(self, pair: int) -> tuple[str, ...]:
         """Return what is said of the two beside the numbers."""
@@ -75,6 +79,21 @@ class PairValues:
     def put_hint(self, pair: int, hint: str) -> None:
         """Keep a hint on a pair, in the place of any other."""
         self._hints[pair] = hint
+
+
+def _packed(delta: Delta) -> bytes:
+    """Return the fields of numbers as bytes; plain values, which take the least."""
+    values = list(_fields(delta))
+    if delta.worst is not None:
+        values[_WORST] = _fields_of_worst(delta.worst)
+    return pickle.dumps(values)
+
+
+def _unpacked(packed: bytes) -> Delta:
+    values = pickle.loads(packed)
+    worst = values[_WORST]
+    values[_WORST] = None if worst is None else Worst(*worst)
+    return Delta(*values)
 
 
 class ByValue(NamedTuple):
@@ -89,23 +108,23 @@ class ByValue(NamedTuple):
 def compare_pairs(
     stores: tuple[Store, Store],
     part: Sequence[int],
-    spec_of: Callable[[int], TensorSpec],
-    pair_of: Callable[[int], tuple[Tensor, Tensor]],
+    specs: PackedSpecs,
+    names: PackedNames,
     how: ByValue,
 ) -> PairValues:
-    """Compare pairs of tensors of one type and shape by value; raises as `compare_all` does.
+    """Compare tensors with those of the same key, type and shape; raises as `compare_all` does.
 
     Args:
-        stores: of OLD and NEW.
-        part: the numbers of the pairs, which rise.
-        spec_of: gives the spec in OLD of a pair, by its number.
-        pair_of: gives both tensors.
+        stores: OLD and NEW.
+        part: rows of OLD, which rise: the numbers of the pairs.
+        specs: of OLD.
+        names: of OLD.
         how: to compare them.
     """
     found = PairValues(part[-1] + 1)
     crcs = array("I", bytes(4 * (part[-1] + 1))), array("I", bytes(4 * (part[-1] + 1)))
     total, places = 0, []
-    for spec in map(spec_of, part):
+    for spec in specs.some(part):
         total += spec.nbytes
         places.append((spec.shard or 0) << 64 | (spec.offset or 0))
     meter = ProgressMeter(how.progress, "compared", total)
@@ -114,17 +133,15 @@ def compare_pairs(
     del places
     while some := [part[at] for at in islice(order, _TOGETHER)]:
         pairs = [
-            Pair(stores[0], old.spec.key, stores[1], new.spec.key, how.tolerance, how.bitwise)
-            for old, new in map(pair_of, some)
+            Pair(stores[0], spec.key, stores[1], spec.key, how.tolerance, how.bitwise)
+            for spec in specs.some(some)
         ]
         comparisons = compare_all(pairs, how.executor, meter=meter)
         for number, pair, comparison in zip(some, pairs, comparisons, strict=True):
             delta, crcs[0][number], crcs[1][number] = comparison
-            is_changed = not delta.ok
-            hint = hints.order_hint(*pair[:4], delta) if is_changed else None
-            found.put(number, delta, hint)
+            found.put(number, delta, None if delta.ok else hints.order_hint(*pair[:4], delta))
     differing = [number for number in part if found.statuses[number] != EQUAL]
-    for number, hint in _swapped(differing, crcs, pair_of):
+    for number, hint in _swapped(differing, crcs, specs, names):
         found.put_hint(number, hint)
     return found
 
@@ -132,7 +149,8 @@ def compare_pairs(
 def _swapped(
     numbers: Sequence[int],
     crcs: tuple[array[int], array[int]],
-    pair_of: Callable[[int], tuple[Tensor, Tensor]],
+    specs: PackedSpecs,
+    names: PackedNames,
 ) -> Iterator[tuple[int, str]]:
     """Yield hints on pairs that differ, and now hold what another one held.
 
@@ -145,10 +163,9 @@ def _swapped(
     contents = {}
     for number in numbers:
         if before[number] in wanted or after[number] in wanted:
-            old, _new = pair_of(number)
-            _key, dtype, shape, nbytes, *_rest = old.spec
+            _key, dtype, shape, nbytes, *_rest = specs.at(number)
             contents[number] = hints.ContentChange(
-                old.naming.name, dtype, shape, nbytes, before[number], after[number]
+                names.at(number).name, dtype, shape, nbytes, before[number], after[number]
             )
     found = hints.swapped([*contents.values()])
     return (

@@ -294,7 +294,7 @@ def compare_twins(
         method = "checksum" if mode == "quick" else "structure"
         return TwinComparison(TwinChanges(rows, part, statuses, method), told)
     stores = old.store, new.store
-    values = compare_pairs(stores, part, rows.old.specs.at, rows.pair, how)
+    values = compare_pairs(stores, part, rows.old.specs, rows.old.names, how)
     changes = TwinChanges(rows, part, values.statuses, mode, values)
     return TwinComparison(changes, told, kind_of_change(changes, stores, None))
 

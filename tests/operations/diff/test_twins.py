@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 import ckptkit
 from ckptkit.checkpoint import selection
 from ckptkit.errors import UsageError
+from ckptkit.operations.diff.result import MODES
 from ckptkit.operations.diff.twins import TwinChanges
 from ckptkit.stores.safetensors import large_header
 from ckptkit.stores.tensor_bundle import reader
@@ -45,28 +48,43 @@ FILES: dict[str, dict[str, list[float]]] = {
     "one more": values(layer_3__bias=[1, 2, 4]),
     "one else": {name.replace("10", "11"): value for name, value in values().items()},
     "slots": values(layer_1__kernel__Adam=[1, 2, 3], layer_1__kernel__Adam_1=[1, 2, 3]),
+    "swapped": values(layer_1__kernel=[1, 1.5, 7], layer_1__bias=[0, 0.5, 7]),
+    "in another order": values(layer_2__bias=[7, 3, 3.5]),
+    "no numbers": values(layer_2__bias=[float("nan"), 3.5, float("inf")]),
+    "pruned": values(layer_2__bias=[0, 3.5, 0]),
+    "rounded": {name: [at, at + 0.5, 7.000001] for at, name in enumerate(NAMES)},
 }
-OPTIONS: tuple[dict[str, list[str]], ...] = ({}, {"names": ["*kernel"]}, {"roles": ["slot"]})
+OPTIONS: tuple[dict[str, Any], ...] = ({}, {"names": ["*kernel"]}, {"roles": ["slot"]})
+OF_VALUES: tuple[dict[str, Any], ...] = ({"rtol": 0.5}, {"atol": 8, "bitwise": True})
 
 
-def told(old: Path, new: Path, mode: str, options: dict[str, list[str]]) -> str:
+def told(old: Path, new: Path, mode: str, options: dict[str, Any]) -> str:
     try:
-        result = ckptkit.diff(old, new, mode=mode, **options)  # type: ignore[arg-type]
+        result = ckptkit.diff(old, new, mode=mode, **options)
     except UsageError as error:
         return str(error)
-    assert list(result.changes) == [result.changes[at] for at in range(len(result.changes))]
-    assert [c for c in result.changes if c.is_difference] == list(result.differences)
+    each = [repr(change) for change in result.changes]  # a NaN is not equal to itself
+    assert each == [repr(result.changes[at]) for at in range(len(each))]
+    differences = [repr(change) for change in result.changes if change.is_difference]
+    assert differences == [repr(change) for change in result.differences]
     return json.dumps(result.to_json())
 
 
 def test_packed_files_compare_as_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [written(tmp_path / name, content) for name, content in FILES.items()]
-    cases = [
+    cases: list[tuple[Path, Path, str, dict[str, Any]]] = [
         (old, new, mode, options)
-        for old, new in itertools.product(paths, paths)
+        for old, new in itertools.product(paths[:8], paths[:8])
         for mode in ("quick", "structure")
         for options in OPTIONS
     ]
+    cases += [
+        (old, new, "values", options)
+        for one, other in itertools.product(paths[:1], paths)
+        for old, new in ((one, other), (other, one))
+        for options in ({}, *OF_VALUES)
+    ]
+    cases += [(paths[0], paths[1], "values", options) for options in OPTIONS]
     before = [told(*case) for case in cases]
     monkeypatch.setattr(reader, "_LARGE_INDEX", 0)
     monkeypatch.setattr(selection, "_KEPT", 0)
@@ -74,19 +92,27 @@ def test_packed_files_compare_as_others_do(tmp_path: Path, monkeypatch: pytest.M
     result = ckptkit.diff(paths[0], paths[1], mode="quick")
     assert isinstance(result.changes, TwinChanges)
     assert [c.name for c in result.differences] == ["layer_1/kernel", "layer_10/bias"]
+    assert isinstance(ckptkit.diff(paths[0], paths[1]).changes, TwinChanges)
 
 
-def test_files_without_checksums_are_refused_alike(
+def test_files_without_checksums_are_compared_and_refused_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "w.safetensors"
     header = {
         name: {"dtype": "F32", "shape": [3], "data_offsets": [12 * at, 12 * at + 12]}
         for at, name in enumerate(NAMES)
     }
     text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(12 * len(NAMES)))
-    before = told(path, path, "quick", {}), told(path, path, "structure", {})
+    paths = []
+    for called in ("plain", "changed", "all changed", "moved", "swapped"):
+        data = np.array([FILES[called][name] for name in NAMES], np.float32).tobytes()
+        paths.append(tmp_path / f"{called}.safetensors")
+        paths[-1].write_bytes(len(text).to_bytes(8, "little") + text + data)
+    cases = [(paths[0], path, mode) for path in paths for mode in MODES]
+    before = [told(*case, {}) for case in cases]
     monkeypatch.setattr(large_header, "LARGE_HEADER", 0)
-    assert (told(path, path, "quick", {}), told(path, path, "structure", {})) == before
-    assert "no stored checksum for 6 of the tensors" in before[0]
+    assert [told(*case, {}) for case in cases] == before
+    assert "no stored checksum for 6 of the tensors" in before[MODES.index("quick")]
+    with ThreadPoolExecutor(2) as executor:
+        result = ckptkit.diff(*paths[:2], executor=executor)
+    assert isinstance(result.changes, TwinChanges) and json.dumps(result.to_json()) == before[3]
