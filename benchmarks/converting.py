@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import CKPTKIT, Result, processes
-from benchmarks.inputs import CACHE, path
+from benchmarks.inputs import CACHE, path, sparse
 
 MB = 1e6
 GIB = 1 << 30
@@ -68,26 +68,6 @@ def convert_memory() -> list[Result]:
     return [
         Result("convert", "4.3 GB to npz, peak memory", "MB", peak, None, "", 300.0, False),
     ]
-
-
-def sparse(file: Path, *, tensors: int, nbytes: int) -> None:
-    """Write a safetensors file of float32 zeros that takes no room."""
-    import json
-
-    header = json.dumps(
-        {
-            f"layer{n}/kernel": {
-                "dtype": "F32",
-                "shape": [nbytes // 4],
-                "data_offsets": [n * nbytes, (n + 1) * nbytes],
-            }
-            for n in range(tensors)
-        }
-    ).encode()
-    header += b" " * (-len(header) % 8)
-    with file.open("wb") as out:
-        out.write(len(header).to_bytes(8, "little") + header)
-        out.truncate(8 + len(header) + tensors * nbytes)
 
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def zeros(directory: Path) -> None:
 
 
 def million(directory: Path) -> None:
-    """A checkpoint of 1,000,000 variables of two zeros, without an object graph."""
+    """1,000,000 variables of two zeros: a checkpoint without an object graph, and safetensors."""
     from ckptkit._io.crc32c import value
     from ckptkit.stores.tensor_bundle.table_writer import TableWriter
     from ckptkit.stores.tensor_bundle.writer import _IndexEntry, index_items
@@ -169,6 +170,25 @@ def million(directory: Path) -> None:
         table.finish()
     with (directory / "ckpt.data-00000-of-00001").open("wb") as file:
         file.truncate(8 * MILLION)
+    sparse(directory / "weights.safetensors", tensors=MILLION, nbytes=8)
+
+
+def sparse(file: Path, *, tensors: int, nbytes: int) -> None:
+    """Write a safetensors file of float32 zeros that takes no room."""
+    header = json.dumps(
+        {
+            f"layer{n}/kernel": {
+                "dtype": "F32",
+                "shape": [nbytes // 4],
+                "data_offsets": [n * nbytes, (n + 1) * nbytes],
+            }
+            for n in range(tensors)
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with file.open("wb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        out.truncate(8 + len(header) + tensors * nbytes)
 
 
 def _write(prefix: Path, arrays: Mapping[str, Any]) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from benchmarks.converting import sparse
 from benchmarks.harness import CKPTKIT, Result, inside, processes
-from benchmarks.inputs import MILLION, path
+from benchmarks.inputs import path
 
 GB, MB = 1e9, 1e6
 _FUNCTIONS = "benchmarks.verifying:functions"
@@ -78,14 +77,13 @@ def verifying_much() -> list[Result]:
 
 def many_variables() -> list[Result]:
     """Processor time and peak memory on 1,000,000 variables, as a checkpoint and as safetensors."""
-    prefix = path("million", "ckpt")
-    file = prefix.with_name("weights.safetensors")
-    if not file.exists():
-        sparse(file, tensors=MILLION, nbytes=8)
     commands = {
         f"{command} 1,000,000 variables of {what}": (*CKPTKIT, command, str(source))
         for command in ("ls", "verify")
-        for what, source in (("a checkpoint", prefix), ("safetensors", file))
+        for what, source in (
+            ("a checkpoint", path("million", "ckpt")),
+            ("safetensors", path("million", "weights.safetensors")),
+        )
     }
     costs = processes(commands, rounds=1)
     return [

@@ -1,12 +1,12 @@
 """What comparing very many pairs of tensors by value comes to, in little memory.
 
 Of a pair that is equal a number is kept, since many have the same `Delta`; of one that differs, its
-fields as bytes, and a hint where there is one.
+fields as text, and a hint where there is one.
 """
 
 from __future__ import annotations
 
-import pickle
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -46,7 +46,7 @@ class PairValues:
         self._delta = array("i", bytes(4 * pairs))  # an index into `_equal`, or -1 - into `_packed`
         self._equal: list[Delta] = []
         self._numbers: dict[Delta, int] = {}
-        self._packed: list[bytes] = []
+        self._packed: list[bytes | Delta] = []
         self._hints: dict[int, str] = {}
 
     def put(self, pair: int, delta: Delta, hint: str | None) -> None:
@@ -81,18 +81,25 @@ class PairValues:
         self._hints[pair] = hint
 
 
-def _packed(delta: Delta) -> bytes:
-    """Return the fields of numbers as bytes; plain values, which take the least."""
+def _packed(delta: Delta) -> bytes | Delta:
+    """Return the fields of numbers as text, and as they are where JSON has no such values."""
     values = list(_fields(delta))
     if delta.worst is not None:
         values[_WORST] = _fields_of_worst(delta.worst)
-    return pickle.dumps(values)
+    try:
+        return json.dumps(values).encode()
+    except TypeError:  # of strings and complex numbers the worst
+        return delta
 
 
-def _unpacked(packed: bytes) -> Delta:
-    values = pickle.loads(packed)
+def _unpacked(packed: bytes | Delta) -> Delta:
+    if isinstance(packed, Delta):
+        return packed
+    values = json.loads(packed)
     worst = values[_WORST]
-    values[_WORST] = None if worst is None else Worst(*worst)
+    if worst is not None:
+        index, *values_of_worst = worst
+        values[_WORST] = Worst(tuple(index), *values_of_worst)
     return Delta(*values)
 
 

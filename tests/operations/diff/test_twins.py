@@ -13,7 +13,9 @@ import pytest
 
 import ckptkit
 from ckptkit.checkpoint import selection
+from ckptkit.compare.tensors import Delta, Worst
 from ckptkit.errors import UsageError
+from ckptkit.operations.diff.pair_values import PAIR_STATUSES, PairValues
 from ckptkit.operations.diff.result import MODES
 from ckptkit.operations.diff.twins import TwinChanges
 from ckptkit.stores.safetensors import large_header
@@ -116,3 +118,22 @@ def test_files_without_checksums_are_compared_and_refused_alike(
     with ThreadPoolExecutor(2) as executor:
         result = ckptkit.diff(*paths[:2], executor=executor)
     assert isinstance(result.changes, TwinChanges) and json.dumps(result.to_json()) == before[3]
+
+
+def test_numbers_of_a_pair_come_back_as_they_were() -> None:
+    worst = Worst((1, 2), 0.1, float("-inf"))
+    deltas = [
+        Delta(6),
+        Delta(6, 2, 1, 1, 1 / 3, float("inf"), 1e-300, 0.1, 7, 0.5, -1.0, float("nan"), worst),
+        Delta(1, 1, 0, max_abs=(1 << 64) + 1, worst=Worst((), 1 << 63, -1), rule="bias", rtol=1.0),
+        Delta(1, 1, 1, worst=Worst((0,), b"\xff", b"")),
+        Delta(1, 1, 1, worst=Worst((0,), 1 + 2j, complex("nan"))),
+        Delta(6),
+    ]
+    values = PairValues(len(deltas))
+    for number, delta in enumerate(deltas):
+        values.put(number, delta, f"hint {number}" if number == 2 else None)
+    assert [repr(values.delta(number)) for number in range(len(deltas))] == list(map(repr, deltas))
+    assert [values.hints(number) for number in (1, 2)] == [(), ("hint 2",)]
+    statuses = [PAIR_STATUSES[status] for status in values.statuses]
+    assert statuses == ["equal", "changed", "within", "changed", "changed", "equal"]
