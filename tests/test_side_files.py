@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit._io.files import MAX_RULES_BYTES, is_file, read_whole
+from ckptkit._io.file_states import is_file
+from ckptkit._io.side_files import MAX_RULES_BYTES, read_whole
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
 from ckptkit.runners.child.user_code import import_code
 from support.command_line import refused

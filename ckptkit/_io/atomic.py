@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.claims import Claim, claiming
-from ckptkit._io.files import is_local
+from ckptkit._io.file_states import is_local
 from ckptkit._io.output_paths import check_parent, is_temporary, refusing, temporary_name
 from ckptkit.errors import OutputError
 from ckptkit.wording import say

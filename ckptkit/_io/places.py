@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ckptkit._io.files import SourcePath
+from ckptkit._io.file_states import SourcePath
 from ckptkit.errors import PathNotFoundError, UsageError
 from ckptkit.text import lazy_pattern
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import rule_lines
+from ckptkit._io.side_files import rule_lines
 from ckptkit.align.transforms import Transform, parse_transform
 from ckptkit.errors import UsageError
 

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import close_handles, file_size, is_local, mapped
+from ckptkit._io.file_states import is_local
+from ckptkit._io.files import close_handles, file_size, mapped
 from ckptkit._io.places import path_of, remote_path
 from ckptkit.checkpoint.name_patterns import shortened_matcher
 from ckptkit.checkpoint.names import name_tensors

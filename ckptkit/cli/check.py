@@ -161,7 +161,7 @@ def _refuse_inputs(outputs: list[str | None], subject: str, options: dict[str, A
 
 def _summarise(report: Any) -> None:
     """Append to the summary of the step, where a workflow runs; the file may hold others' text."""
-    from ckptkit._io.files import os_error
+    from ckptkit._io.file_states import os_error
     from ckptkit.reports.check.github import SUMMARY_BYTES, summary
 
     path = os.environ.get("GITHUB_STEP_SUMMARY")

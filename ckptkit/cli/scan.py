@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptkit._io.files import is_local
+from ckptkit._io.file_states import is_local
 from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_error, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io import files
+from ckptkit._io.file_states import is_local
 from ckptkit._io.read_buffer import ReadBuffer
 from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.compare.kernel import CompiledMeter, FileValues, compiled_meter
@@ -186,8 +187,8 @@ def _measure(item: WorkItem) -> WorkResult:
         and extend
         and isinstance(item.old, FileSpan)
         and isinstance(item.new, FileSpan)
-        and files.is_local(item.old.path)
-        and files.is_local(item.new.path)
+        and is_local(item.old.path)
+        and is_local(item.new.path)
     ):
         return _measure_files(item, item.old, item.new, meter, extend)
     return _measure_arrays(item)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from ckptkit._io.atomic import replacing
-from ckptkit._io.files import read_whole
+from ckptkit._io.side_files import read_whole
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
 from ckptkit.golden.golden import Case, Golden
 from ckptkit.golden.tensor_protos import (

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckptkit._io.claims import Claim, claiming
-from ckptkit._io.files import file_sha256, is_file
+from ckptkit._io.file_states import is_file
+from ckptkit._io.files import file_sha256
 from ckptkit.errors import (
     ChecksumError,
     FormatError,

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ckptkit._io.files import file_size, is_file
+from ckptkit._io.file_states import is_file
+from ckptkit._io.files import file_size
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, shaped

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ckptkit._io.files import check_unchanged, unchanged
+from ckptkit._io.file_states import check_unchanged, unchanged
 from ckptkit._io.places import is_url, path_of, text_of
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, OutputError, PathNotFoundError

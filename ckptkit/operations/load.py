@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c
 from ckptkit._io.crc32c import combine
-from ckptkit._io.files import Extent, is_local, mapped
+from ckptkit._io.file_states import is_local
+from ckptkit._io.files import Extent, mapped
 from ckptkit._io.memory import FreshMemory
 from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint

@@ -9,7 +9,7 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import rule_lines
+from ckptkit._io.side_files import rule_lines
 from ckptkit.compare.statistics import ElementTolerance
 from ckptkit.errors import UsageError
 

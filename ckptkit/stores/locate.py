@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import SourcePath, is_file, is_local, read_start
+from ckptkit._io.file_states import SourcePath, is_file, is_local
+from ckptkit._io.files import read_start
 from ckptkit._io.places import can_list, is_there, missing_hint, path_of, text_of
 from ckptkit.errors import (
     CkptkitError,

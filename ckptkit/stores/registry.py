@@ -17,7 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit._io.files import check_unchanged, checked_once, os_error, unchanged
+from ckptkit._io.file_states import check_unchanged, os_error, unchanged
+from ckptkit._io.files import checked_once
 from ckptkit._io.places import readable
 from ckptkit.errors import (
     ChangedError,

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ckptkit._io.files import (
+from ckptkit._io.file_states import (
     FileState,
     UnchangedPath,
     check_unchanged,

@@ -17,7 +17,8 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from ckptkit._io.files import file_size, is_file, read_exact
+from ckptkit._io.file_states import is_file
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError
 
 LOOKED_AT = 4 << 20  # bytes at the start of a file

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ckptkit._io.files import checked_once, read_exact, unchanged
+from ckptkit._io.file_states import unchanged
+from ckptkit._io.files import checked_once, read_exact
 from ckptkit.errors import ChangedError, FormatError
 from support.ticks import after_a_tick
 

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit._io import files as _files
-from ckptkit._io.files import file_state, path_in_state, read_exact, unchanged
+from ckptkit._io import file_states
+from ckptkit._io.file_states import file_state, path_in_state, unchanged
+from ckptkit._io.files import read_exact
 from ckptkit._io.workers import UnsuitableWorkerError
 from ckptkit.align.transforms import parse_transform
 from ckptkit.errors import ChangedError, ChecksumError, PathNotFoundError
@@ -374,7 +375,7 @@ def test_a_store_of_old_files_is_opened_once(worker: Executor) -> None:
 
 
 def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "_SETTLED_NS", 0)
+    monkeypatch.setattr(file_states, "_SETTLED_NS", 0)
     forget_stores()
     paths = [
         write_bundle(tmp_path / f"c{number}", {"v": np.zeros(1, np.float32)})

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit._io.files import check_unchanged, read_exact, unchanged
+from ckptkit._io.file_states import check_unchanged, unchanged
+from ckptkit._io.files import read_exact
 from ckptkit.compare import spans
 from ckptkit.errors import ChangedError
 from ckptkit.operations.convert.api import convert

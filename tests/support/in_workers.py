@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ckptkit._io import files as _files
+from ckptkit._io import file_states
 from ckptkit.stores.base import Store
 
 
@@ -41,7 +41,7 @@ def identity(store: Store) -> int:
 
 def believe_fresh_files() -> None:
     """Let stores of files that were just written be kept, so that keeping them is tested."""
-    _files._SETTLED_NS = 0
+    file_states._SETTLED_NS = 0
 
 
 def read(store: Store, key: str) -> npt.NDArray[Any]:

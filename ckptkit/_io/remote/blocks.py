@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from ckptkit._io.files import Handle
+from ckptkit._io.file_states import Handle
 from ckptkit._io.remote.arriving import ArrivingCopy
 from ckptkit._io.remote.objects import ObjectSource, ObjectState, RemoteChanged, RetryError
 from ckptkit._io.remote.requests import count, in_flight, insisting

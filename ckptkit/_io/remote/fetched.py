@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from ckptkit._io.files import SourcePath, file_size, state_of, unchanged
+from ckptkit._io.file_states import SourcePath, state_of, unchanged
+from ckptkit._io.files import file_size
 from ckptkit._io.remote.blocks import MAX_PIECEMEAL
 from ckptkit.errors import OutputError
 from ckptkit.text import parse_size

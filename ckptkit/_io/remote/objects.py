@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
-from ckptkit._io.files import ELSEWHERE, FileState
+from ckptkit._io.file_states import ELSEWHERE, FileState
 from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
 from ckptkit.wording import say
 

@@ -16,7 +16,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath
 from typing import Any, TypeVar
 
-from ckptkit._io.files import ELSEWHERE, FileState, Handle, SourcePath
+from ckptkit._io.file_states import (
+    ELSEWHERE,
+    FileState,
+    Handle,
+    SourcePath,
+)
 from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
 from ckptkit._io.remote.blocks import ObjectBytes
 from ckptkit._io.remote.objects import ObjectState, RemoteChanged

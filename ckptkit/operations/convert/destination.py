@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import is_local
+from ckptkit._io.file_states import is_local
 from ckptkit._io.output_paths import refuse_elsewhere
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import OutputError, UnsupportedError, UsageError

@@ -25,7 +25,8 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
-from ckptkit._io.files import Extent, file_size, os_error
+from ckptkit._io.file_states import os_error
+from ckptkit._io.files import Extent, file_size
 from ckptkit._io.filling import followed_by
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import bytes_read, phase

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import read_whole
+from ckptkit._io.side_files import read_whole
 from ckptkit.errors import FormatError, UnsupportedError, UsageError
 from ckptkit.operations.diff.api import diff
 from ckptkit.operations.diff.beside.signatures import BREAKING

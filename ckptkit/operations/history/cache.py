@@ -25,13 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.atomic import replacing
-from ckptkit._io.files import (
-    Extent,
-    file_size,
-    file_state,
-    is_file,
-    read_whole,
-)
+from ckptkit._io.file_states import file_state, is_file
+from ckptkit._io.files import Extent, file_size
+from ckptkit._io.side_files import read_whole
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.operations.history.types import TensorMeasurement, TensorUpdate

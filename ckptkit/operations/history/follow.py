@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptkit._io.files import FileState, file_state
+from ckptkit._io.file_states import FileState, file_state
 from ckptkit._io.places import is_url, path_of, text_of
 from ckptkit.errors import (
     ChangedError,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ckptkit._io.files import file_size, os_error, read_exact
+from ckptkit._io.file_states import os_error
+from ckptkit._io.files import file_size, read_exact
 from ckptkit._io.places import path_of
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.operations.needs import graphs

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptkit._io.files import file_size, os_error, read_exact
+from ckptkit._io.file_states import os_error
+from ckptkit._io.files import file_size, read_exact
 from ckptkit._io.places import is_there, path_of
 from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ckptkit._io.files import is_local
+from ckptkit._io.file_states import is_local
 from ckptkit._io.places import can_list
 from ckptkit.operations.findings import Check, Finding
 

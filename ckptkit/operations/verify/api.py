@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from ckptkit._io.files import (
+from ckptkit._io.file_states import (
     FileState,
-    file_size,
     file_state,
     is_file,
     is_local,
     os_error,
-    refusing_os_errors,
 )
+from ckptkit._io.files import file_size, refusing_os_errors
 from ckptkit._io.places import begin_to_fetch, is_there, path_of, text_of
 from ckptkit._io.progress import Progress, ProgressMeter, numbered
 from ckptkit.errors import (

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptkit._io.crc32c import crc_of_repeated
-from ckptkit._io.files import expect_whole, file_size, is_local
+from ckptkit._io.file_states import is_local
+from ckptkit._io.files import expect_whole, file_size
 from ckptkit._io.places import can_list, entries_known
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import Progress

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import FileState
+from ckptkit._io.file_states import FileState
 from ckptkit.errors import PathNotFoundError
 from ckptkit.operations.findings import Finding, Unit
 from ckptkit.stores.base import Store

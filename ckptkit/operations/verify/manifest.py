@@ -21,18 +21,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.atomic import replacing_files
 from ckptkit._io.claims import claiming
-from ckptkit._io.files import (
+from ckptkit._io.file_states import (
     check_unchanged,
-    file_sha256,
-    file_size,
     is_file,
     is_local,
-    read_exact,
-    read_whole,
     unchanged,
 )
+from ckptkit._io.files import file_sha256, file_size, read_exact
 from ckptkit._io.pool import batched_map, bounded_map
 from ckptkit._io.progress import phase
+from ckptkit._io.side_files import read_whole
 from ckptkit.errors import ChangedError, CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.stores.base import Store

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.beside import beside
-from ckptkit._io.files import expect_whole, file_size, is_local, unchanged
+from ckptkit._io.file_states import is_local, unchanged
+from ckptkit._io.files import expect_whole, file_size
 from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.dtypes import itemsize, kind

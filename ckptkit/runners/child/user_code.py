@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ckptkit._io.files import read_whole
+from ckptkit._io.side_files import read_whole
 from ckptkit.errors import UsageError
 
 MAX_CODE_BYTES = 64 << 20  # no module that a person or a generator writes comes near

@@ -27,7 +27,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import Extent, expect_reads, file_size, read_exact
+from ckptkit._io.files import (
+    Extent,
+    expect_reads,
+    file_size,
+    read_exact,
+)
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 
 STORED, DEFLATED = 0, 8

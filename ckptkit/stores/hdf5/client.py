@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import ckptkit.errors as errors
-from ckptkit._io.files import FileState, handle_of, path_in_state, state_of
+from ckptkit._io.file_states import FileState, path_in_state, state_of
+from ckptkit._io.files import handle_of
 from ckptkit._io.places import fetched_path
 from ckptkit._io.progress import bytes_read
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError

@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from ckptkit._io.files import FileState, file_state
+from ckptkit._io.file_states import FileState, file_state
 from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.hdf5 import reader as hdf5

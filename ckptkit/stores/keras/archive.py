@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ckptkit._io.files import is_file, unchanged_part
+from ckptkit._io.file_states import is_file, unchanged_part
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError
 from ckptkit.stores.containers import strict_json
 from ckptkit.stores.containers.byte_range import member_range, whole_file

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import unchanged
+from ckptkit._io.file_states import unchanged
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import CkptkitError, FormatError, UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec

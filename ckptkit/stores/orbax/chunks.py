@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io import crc32c
-from ckptkit._io.files import is_file, read_exact
+from ckptkit._io.file_states import is_file
+from ckptkit._io.files import read_exact
 from ckptkit.dtypes import itemsize, kind, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores.orbax.codecs import decompress

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit._io.files import is_file
+from ckptkit._io.file_states import is_file
 from ckptkit._io.places import can_list, entries_known, names_in
 from ckptkit.errors import CkptkitError, PathNotFoundError, UsageError
 from ckptkit.text import lazy_pattern, list_text

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io import crc32c
-from ckptkit._io.files import file_size, is_file, read_exact, unchanged
+from ckptkit._io.file_states import is_file, unchanged
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores.orbax.codecs import decompress_unsized
 from ckptkit.stores.orbax.layout import MANIFEST

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import (
+from ckptkit._io.file_states import (
     is_file,
     is_local,
-    read_exact,
-    refusing_os_errors,
     state_of,
     unchanged,
 )
+from ckptkit._io.files import read_exact, refusing_os_errors
 from ckptkit._io.places import can_list, names_in
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnknownTensorError

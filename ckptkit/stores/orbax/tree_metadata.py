@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit._io.files import is_file
+from ckptkit._io.file_states import is_file
 from ckptkit.errors import FormatError
 from ckptkit.stores.containers import strict_json
 from ckptkit.stores.orbax.layout import STRINGS, TREE_METADATA

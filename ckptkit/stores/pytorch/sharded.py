@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import is_file, unchanged_part
+from ckptkit._io.file_states import is_file, unchanged_part
 from ckptkit.errors import UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
 from ckptkit.stores.constants import ConstantUse, Quantisation, StoreOfConstants

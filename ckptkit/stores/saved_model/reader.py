@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import file_size, read_exact, unchanged
+from ckptkit._io.file_states import unchanged
+from ckptkit._io.files import file_size, read_exact
 from ckptkit._io.places import can_list
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import (

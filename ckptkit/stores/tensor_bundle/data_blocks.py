@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ckptkit._io import crc32c
-from ckptkit._io.files import aligned_buffer, check_range, read_exact, read_into
+from ckptkit._io.files import (
+    aligned_buffer,
+    check_range,
+    read_exact,
+    read_into,
+)
 from ckptkit.dtypes import itemsize, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError
 from ckptkit.stores.base import TensorSpec

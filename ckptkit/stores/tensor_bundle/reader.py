@@ -24,14 +24,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import (
-    check_range,
+from ckptkit._io.file_states import (
     check_unchanged,
-    file_size,
     is_file,
     unchanged,
     unchanged_part,
 )
+from ckptkit._io.files import check_range, file_size
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec

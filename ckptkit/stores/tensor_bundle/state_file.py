@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from pathlib import Path, PureWindowsPath
 
-from ckptkit._io.files import read_start, read_whole
+from ckptkit._io.files import read_start
 from ckptkit._io.places import can_list
+from ckptkit._io.side_files import read_whole
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
 from ckptkit.stores.base import Store
 from ckptkit.stores.tensor_bundle.files import INDEX_SUFFIX, index_path

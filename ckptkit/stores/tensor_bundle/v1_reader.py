@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import FileState, file_state, unchanged
+from ckptkit._io.file_states import FileState, file_state, unchanged
 from ckptkit._io.places import names_in
 from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
 from ckptkit.errors import (

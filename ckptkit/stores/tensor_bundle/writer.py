@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit._io.claims import Claim, claiming
-from ckptkit._io.files import is_local
+from ckptkit._io.file_states import is_local
 from ckptkit._io.filling import FilledFile, check_size, filling
 from ckptkit._io.places import can_list
 from ckptkit._io.pool import bounded_map, some_names

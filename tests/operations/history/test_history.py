@@ -352,7 +352,7 @@ def test_a_second_run_reads_no_values_and_says_the_same(five: Path, tmp_path: Pa
     assert cache.is_file()
     script = (
         "import sys, ckptkit\n"
-        "from ckptkit._io import files; files._SETTLED_NS = -(10**18)\n"
+        "from ckptkit._io import file_states; file_states._SETTLED_NS = -(10**18)\n"
         f"h = ckptkit.history({str(five)!r}, cache={str(cache)!r})\n"
         "assert 'numpy' not in sys.modules, 'values were read'\n"
         "import json; print(json.dumps(h.to_json()))"
@@ -416,9 +416,9 @@ def _settle(file: Path, at_s: int) -> None:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Believe that no file changes twice within a tick of the clock."""
-    from ckptkit._io import files
+    from ckptkit._io import file_states
 
-    monkeypatch.setattr(files, "_SETTLED_NS", -(10**18))
+    monkeypatch.setattr(file_states, "_SETTLED_NS", -(10**18))
 
 
 # --- following ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit._io import files
+from ckptkit._io import file_states
 from support.flatbuffer_bytes import Constant, litert_model
 from support.places import ROOT
 from support.proto_bytes import field, onnx_model, onnx_tensor
@@ -63,7 +63,8 @@ def test_a_change_of_scale_is_a_change(make: Callable[[Path, float], Path], tmp_
 def test_what_was_measured_of_integers_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_SETTLED_NS", -(10**18))  # what changed just now is remembered
+    # what changed just now is remembered
+    monkeypatch.setattr(file_states, "_SETTLED_NS", -(10**18))
     cache = tmp_path / "cache.json"
     steps = [of_litert(tmp_path / f"step-{at}", 0.5 * 2**at) for at in range(2)]
     before = ckptkit.history(*steps, cache=cache)
