@@ -9,10 +9,12 @@ from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding, of_error
 from ckptkit.stores.base import KerasStructure, KerasVariable, Store
 from ckptkit.stores.keras.config import LayerConfig, as_layer, layers_of
-from ckptkit.stores.keras.layer_variables import variable_names
+from ckptkit.stores.keras.layer_variables import quantization_mode, variable_names
 from ckptkit.stores.registry import format_of, model_config
 
 Shape = tuple[int | None, ...]
+# Modes of quantization that put several weights into a byte: along which axis, versions differ.
+_PACKED = ("int4", "gptq", "awq")
 _GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "SimpleRNN": 1, "SimpleRNNCell": 1}
 
 
@@ -147,6 +149,13 @@ def _shape(
 
 def expected_shapes(layer: LayerConfig) -> dict[str, Shape]:
     """Return the shapes that follow from the config alone, None where a size does not."""
+    shapes = _plain_shapes(layer)
+    if quantization_mode(layer.config) in _PACKED:
+        return {name: shape for name, shape in shapes.items() if name == "bias"}
+    return shapes
+
+
+def _plain_shapes(layer: LayerConfig) -> dict[str, Shape]:
     config, name = layer.config, layer.class_name
     if not layer.built_in:
         return {}

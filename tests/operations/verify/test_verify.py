@@ -450,6 +450,26 @@ def test_a_keras_archive(tmp_path: Path) -> None:
         assert any(f.code.endswith(".checksum") for f in found), (name, found)
 
 
+def test_weights_that_quantization_packed_into_fewer_bytes(tmp_path: Path) -> None:
+    """Keras 3.15 keeps two units of a Dense of int4 in a byte, earlier ones two inputs."""
+    pytest.importorskip("h5py")
+    from support.keras_files import CONFIG, h5_bytes, layer, write_keras
+
+    policy = {"class_name": "Int4DTypePolicy", "config": {"mode": "int4/128"}}
+    config = json.loads(json.dumps(CONFIG))
+    config["config"]["layers"] = [layer("Dense", "head", units=32, use_bias=True, dtype=policy)]
+    for shape, bias, expected in (((16, 16), 32, []), ((8, 32), 32, []), ((16, 16), 4, ["bias"])):
+        values = {
+            "layers/dense/vars/0": np.ones(shape, np.int8),
+            "layers/dense/vars/1": np.ones(bias, np.float32),
+            "layers/dense/vars/2": np.ones(32, np.float32),
+        }
+        weights = h5_bytes(values=values, names={"layers/dense": "head"})
+        found = verify(write_keras(tmp_path / "m.keras", weights, config)).findings
+        wrong = [f.message.split()[0] for f in found if f.code == "config.shape"]
+        assert wrong == expected, found
+
+
 def test_config_and_weights_of_two_models(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     source = golden(tmp_path, "tf2.21.0/files_nested/model.keras")
