@@ -54,8 +54,10 @@ def tensor_digests(
 ) -> Iterator[str]:
     """Yield the sha256 of each tensor's values, little-endian and row-major, in hexadecimal."""
     from ckptkit._io.pool import batched_map
+    from ckptkit.stores.archive_checksums import ArchiveChecksums
 
     store = checkpoint.store
+    ArchiveChecksums().compare(store, keys)
     items = [(store, key) for key in keys]
     return batched_map(
         executor, _digest, items, lambda item: store.specs[item[1]].nbytes, lambda item: item[1]

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptkit._io.files import read_start
+from ckptkit.errors import ChecksumError
 from ckptkit.stores.containers import zip_archive
-from ckptkit.stores.registry import Head, detect_format
+from ckptkit.stores.registry import HEAD_BYTES, Head, detect_format
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Store, TensorSpec
-
-_HEAD_BYTES = 4096  # as `Head` has them
 
 
 class ArchiveChecksums:
@@ -29,7 +28,7 @@ class ArchiveChecksums:
 
     def __init__(self) -> None:
         self._members: dict[Path, Sequence[zip_archive.Member]] = {}
-        self._compared: set[tuple[Path, int]] = set()
+        self._problems: dict[tuple[Path, int], ChecksumError | None] = {}
 
     def compare(self, store: Store, keys: Iterable[str]) -> None:
         """Compare the checksums of all members that hold values of some tensors.
@@ -48,10 +47,20 @@ class ArchiveChecksums:
                 continue  # values that are made of others say where those lie
             path = store.shards[spec.shard]
             for member in self._members_of(path, spec):
-                if (path, member.offset) not in self._compared:
-                    crc = zip_archive.crc32_of_stored(path, member, 0, member.nbytes)
-                    zip_archive.check_crc32(path, member, crc)
-                    self._compared.add((path, member.offset))
+                problem = self._problem(path, member)
+                if problem is not None:
+                    raise problem
+
+    def _problem(self, path: Path, member: zip_archive.Member) -> ChecksumError | None:
+        at = path, member.offset
+        if at not in self._problems:
+            self._problems[at] = None
+            crc = zip_archive.crc32_of_stored(path, member, 0, member.nbytes)
+            try:
+                zip_archive.check_crc32(path, member, crc)
+            except ChecksumError as error:
+                self._problems[at] = error
+        return self._problems[at]
 
     def _members_of(self, path: Path, spec: TensorSpec) -> Sequence[zip_archive.Member]:
         """Return the members that hold a tensor; all where the store does not say where it is."""
@@ -65,7 +74,7 @@ class ArchiveChecksums:
 
 
 def _stored_members(path: Path) -> Iterator[zip_archive.Member]:
-    head = Head(path, read_start(path, _HEAD_BYTES))
+    head = Head(path, read_start(path, HEAD_BYTES))
     if not head.is_zip:
         return
     row = detect_format(head)

@@ -32,7 +32,7 @@ from ckptkit.stores.orbax.layout import (
     is_checkpoint,
     latest_step,
 )
-from ckptkit.stores.registry import Head, detect_format, format_of_name
+from ckptkit.stores.registry import HEAD_BYTES, Head, detect_format, format_of_name
 from ckptkit.stores.tensor_bundle.files import index_path, is_table
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
@@ -47,7 +47,6 @@ from ckptkit.text import lazy_pattern, list_text
 _MEMBER = lazy_pattern(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 _OF_ORBAX = (CHECKPOINT_METADATA, TREE_METADATA, MANIFEST)  # files that a checkpoint has
 _DISTRIBUTED = ".distcp"  # suffix of the files that torch.distributed.checkpoint writes
-_HEAD_BYTES = 4096
 MAX_SHOWN = 400  # characters of a path that the system refuses
 _NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
 
@@ -199,7 +198,7 @@ def _file(path: Path) -> Location:
         return _directory(path.parent, prefix_wins=False)
     if path.name == "saved_model.pbtxt" or path.name in _OF_ORBAX:
         return _directory(path.parent, prefix_wins=False)
-    start = read_start(path, _HEAD_BYTES)
+    start = read_start(path, HEAD_BYTES)
     if not start:
         raise FormatError(
             str(path), "an empty file", hint="it was never written, or cut to nothing"

@@ -133,12 +133,15 @@ class Format(NamedTuple):
         return bool(self.opener)
 
 
+HEAD_BYTES = 4096  # of a file, that its format is told by
+
+
 class Head:
     """What a file shows before it is opened, for `Format.detect`.
 
     Args:
         path: of a file or directory.
-        start: its first 4096 bytes, b"" of a directory.
+        start: its first HEAD_BYTES bytes, b"" of a directory.
         is_directory: whether it is one.
 
     Attributes:

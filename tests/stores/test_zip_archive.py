@@ -151,8 +151,11 @@ def test_a_flipped_bit_of_a_value_is_damage(tmp_path: Path, format_name: str) ->
         lambda: ckptkit.convert(damaged, tmp_path / "out.safetensors", check=False),
         lambda: ckptkit.diff(sound, damaged),
         lambda: ckptkit.load(damaged),
+        lambda: ckptkit.ls(damaged, digest=True),
     )
     for call in calls:
         with pytest.raises(ChecksumError, match="CRC-32"):
             call()
     assert not (tmp_path / "out.safetensors").exists()
+    run = ckptkit.history(sound, damaged)
+    assert not run.ok and "CRC-32" in str(run.steps[1].problem)

@@ -21,6 +21,7 @@ from ckptkit.operations.history.measure import (
 )
 from ckptkit.operations.history.tracks import Track
 from ckptkit.operations.history.types import TensorMeasurement, TensorUpdate, units_of
+from ckptkit.stores.archive_checksums import ArchiveChecksums
 from ckptkit.stores.base import Store
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Measurer:
         known = {step: self.cache.contents(c) for step, c in self.checkpoints.items()}
         found: list[dict[int, TensorMeasurement]] = [{} for _ in tracks]
         pending = list(range(len(tracks)))
-        passed: dict[int, set[int]] = {index: set() for index in pending}
+        passed = dict(enumerate(self._damaged_archives(tracks)))
         total = sum(spec.nbytes for track in tracks for spec in track.specs.values())
         meter = ProgressMeter(self.progress, "measured", total)
         while pending:
@@ -88,6 +89,21 @@ class Measurer:
             if step not in self.damage and step not in self.gone:
                 self.cache.remember(checkpoint, contents[step])
         return found
+
+    def _damaged_archives(self, tracks: Sequence[Track]) -> Iterator[set[int]]:
+        """Yield, of each tensor, the steps that have it in a damaged member of an archive."""
+        archives = ArchiveChecksums()
+        for track in tracks:
+            damaged: set[int] = set()
+            for step, key in track.keys.items():
+                try:
+                    archives.compare(self.checkpoints[step].store, (key,))
+                except (ChangedError, PathNotFoundError):  # whoever reads the values finds out
+                    continue
+                except CkptkitError as error:
+                    damaged.add(step)
+                    self.damage.setdefault(step, (track.naming.name, error))
+            yield damaged
 
     # -- what there is to measure ------------------------------------------------------------------
 
