@@ -130,7 +130,7 @@ def loads(python: Path, backend: str, zoo: Path, new: Path) -> dict[str, str]:
 def published_rows(python: Path, folder: Path) -> Iterator[tuple[str, ...]]:
     """Yield a row per published model: where it is from, and what became of it."""
     from ckptkit.stores.registry import SAVED_MODEL
-    from ckptkit.stores.saved_model.reader import MODEL_FILE
+    from ckptkit.stores.saved_model.files import MODEL_FILE
 
     cache = Cache(folder, None)
     for model in (*(model for model in MODELS if not model.builder), BASIC_PITCH):

@@ -8,7 +8,6 @@ refused by name before anything is written.  The output lies beside DST until it
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -217,6 +216,8 @@ def plan(
     Raises:
         UsageError and what reading the files raises, as `convert`.
     """
+    import tempfile  # here, since a conversion writes beside its output
+
     request = ConvertRequest(
         as_sources(src),
         dst,

@@ -25,7 +25,7 @@ from ckptkit.stores.registry import (
     writable_formats,
 )
 from ckptkit.stores.safetensors.writer import shards_beside
-from ckptkit.stores.saved_model.reader import MODEL_FILE
+from ckptkit.stores.saved_model.files import MODEL_FILE
 from ckptkit.stores.tensor_bundle.files import INDEX_SUFFIX as INDEX_OF_BUNDLE
 from ckptkit.stores.tensor_bundle.writer import data_files
 from ckptkit.text import nearest_text

@@ -12,8 +12,8 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.plan import GraphToServe
 from ckptkit.stores.registry import TENSOR_BUNDLE, files_at
+from ckptkit.stores.saved_model.files import MODEL_FILE, VARIABLES
 from ckptkit.stores.saved_model.meta_graph import served_graph
-from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
 from ckptkit.wording import say
 
 

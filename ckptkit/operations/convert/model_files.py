@@ -9,9 +9,7 @@ from pathlib import PurePosixPath
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.problems import Allowance, Problem, describe
 from ckptkit.stores.assets import assets
-from ckptkit.stores.registry import format_of
-from ckptkit.stores.saved_model import replaceable
-from ckptkit.stores.saved_model.reader import SavedModel
+from ckptkit.stores.registry import SAVED_MODEL, format_of
 from ckptkit.text import count_text
 from ckptkit.wording import operand
 
@@ -24,8 +22,12 @@ def check_template(template: Checkpoint, duplicates: Mapping[str, str]) -> list[
         duplicates: key of each tensor that it repeats -> key of the first.
     """
     store = template.store
-    if not isinstance(store, SavedModel):
+    if store.format != SAVED_MODEL:
         return []
+    from ckptkit.stores.saved_model import replaceable
+    from ckptkit.stores.saved_model.reader import SavedModel
+
+    assert isinstance(store, SavedModel)
     problems = []
     ambiguous = _ambiguous_duplicates(template, duplicates)
     for expected in replaceable.variables(store):
@@ -62,6 +64,9 @@ def _ambiguous_duplicates(template: Checkpoint, duplicates: Mapping[str, str]) -
 
 def notes_on_template(template: Checkpoint) -> list[str]:
     """Return what does not follow the new weights: it stays as the SavedModel has it."""
+    from ckptkit.stores.saved_model import replaceable
+    from ckptkit.stores.saved_model.reader import SavedModel
+
     store = template.store
     assert isinstance(store, SavedModel)
     notes = []
@@ -89,11 +94,16 @@ def notes_on_template(template: Checkpoint) -> list[str]:
 
 def notes_on_lists(source: Checkpoint, weights: Container[str]) -> list[str]:
     """Return a warning for weights that a live Keras 3 model would not be given back."""
-    if not isinstance(source.store, SavedModel):
+    store = source.store
+    if store.format != SAVED_MODEL:
         return []
+    from ckptkit.stores.saved_model import replaceable
+    from ckptkit.stores.saved_model.reader import SavedModel
+
+    assert isinstance(store, SavedModel)
     in_lists = [
         key
-        for key in replaceable.list_members(source.store)
+        for key in replaceable.list_members(store)
         if key in weights and source.names[key].role == "weight"
     ]
     if not in_lists:

@@ -11,7 +11,7 @@ from ckptkit._io.files import file_size, read_exact
 from ckptkit.operations.convert.from_meta_graph import link
 from ckptkit.stores.assets import check_copied
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.saved_model.reader import MODEL_FILE
+from ckptkit.stores.saved_model.files import MODEL_FILE
 from ckptkit.stores.saved_model.replaceable import FINGERPRINT
 
 

@@ -9,16 +9,11 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import FIXED_STRUCTURES, PlanBuilder
 from ckptkit.operations.convert.destination import Target
-from ckptkit.operations.convert.from_meta_graph import graph_beside
-from ckptkit.operations.convert.from_names import plan_from_names
-from ckptkit.operations.convert.from_object_graph import plan_from_object_graph
-from ckptkit.operations.convert.from_template import plan_from_template
 from ckptkit.operations.convert.model_files import compare_assets
 from ckptkit.operations.convert.plan import ConvertOptions, Leftover, Plan
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.operations.convert.ways_out import hints_for
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, Format
-from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.wording import operand, say
 
@@ -66,13 +61,7 @@ def make_plan(
         template_name,
     )
     template = _source_as_template(builder) if like is None else like
-    if template is not None:
-        _check_template(builder, template)
-        plan_from_template(builder, template)
-    elif target.is_bundle and OBJECT_GRAPH_KEY in builder.src.last.store.specs:
-        plan_from_object_graph(builder)
-    else:
-        plan_from_names(builder)
+    _plan_tensors(builder, template)
     # The files of SRC beside tensors: by default they must be among those of the template.
     if asset_model is None and target.format.holds_model:
         asset_model = template
@@ -97,6 +86,23 @@ def make_plan(
     return replace(plan, hints=hints_for(plan, template, replan))
 
 
+def _plan_tensors(builder: PlanBuilder, template: Checkpoint | None) -> None:
+    """Plan every tensor, in one of three ways; only that one is imported."""
+    if template is not None:
+        from ckptkit.operations.convert.from_template import plan_from_template
+
+        _check_template(builder, template)
+        plan_from_template(builder, template)
+    elif builder.target.is_bundle and OBJECT_GRAPH_KEY in builder.src.last.store.specs:
+        from ckptkit.operations.convert.from_object_graph import plan_from_object_graph
+
+        plan_from_object_graph(builder)
+    else:
+        from ckptkit.operations.convert.from_names import plan_from_names
+
+        plan_from_names(builder)
+
+
 def _source_as_template(builder: PlanBuilder) -> Checkpoint | None:
     """Return SRC where it can itself be the template of the output; None where none is needed.
 
@@ -107,6 +113,8 @@ def _source_as_template(builder: PlanBuilder) -> Checkpoint | None:
         return None
     if last.store.format in row.templates:
         return Checkpoint(last.store)
+    from ckptkit.operations.convert.from_meta_graph import graph_beside  # here, since few need it
+
     graph = graph_beside(last) if row.structure == SAVED_MODEL else None
     beside = say(f"‹graph={graph}›, the graph that lies beside it; or ") if graph else ""
     raise UsageError(
@@ -147,6 +155,10 @@ def _template_hint(row: Format, last: Checkpoint) -> str:
 
 def _is_frozen(template: Checkpoint) -> bool:
     """Whether the tensors of a template are no variables."""
+    if template.store.format != SAVED_MODEL:
+        return False
+    from ckptkit.stores.saved_model.reader import SavedModel
+
     return isinstance(template.store, SavedModel) and template.store.bundle is None
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.progress import ProgressMeter
-from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.transforms import Transform
 from ckptkit.align.types import basis
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -179,6 +178,8 @@ def _name_failures(plan: Plan, output: Checkpoint, crcs: Mapping[str, int]) -> I
     source_names = plan.source.names
     if all(output.names[key].name == source_names[old].name for key, old in source_keys.items()):
         return  # every tensor goes by the name that its source has
+    from ckptkit.align.matching import TensorSet, align  # here, since most names stay
+
     keys = {key for key in source_keys.values() if key in plan.source.specs}
     source = TensorSet(
         {key: plan.source.specs[key] for key in plan.source.specs if key in keys},

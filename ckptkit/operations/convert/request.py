@@ -14,8 +14,6 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.destination import model_of, target_of
-from ckptkit.operations.convert.from_meta_graph import donor_of
-from ckptkit.operations.convert.one_graph import with_one_graph
 from ckptkit.operations.convert.plan import (
     NOT_WEIGHTS,
     ChosenGraph,
@@ -28,7 +26,6 @@ from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, operand_text
 from ckptkit.stores.following import opened_still
 from ckptkit.stores.registry import SAVED_MODEL, can_be_cut
-from ckptkit.stores.saved_model.signatures import graph_with
 from ckptkit.text import parse_size
 from ckptkit.wording import say
 
@@ -87,6 +84,8 @@ class ConvertRequest:
         write_bundle: for a graph of TensorFlow 1, which gets variables of its own.
         """
         if self.graph is not None:
+            from ckptkit.operations.convert.from_meta_graph import donor_of  # few want it
+
             source = opened_whole(self.sources[-1])
             with donor_of(self.graph, source, write_bundle) as donor:
                 yield self._with(opened_whole(donor), self.to or SAVED_MODEL, graph=self.graph)
@@ -112,6 +111,9 @@ class ConvertRequest:
     @contextmanager
     def _with_chosen_graph(self) -> Iterator[Conversion]:
         """Open what gives the output one graph of the SavedModel that has several."""
+        from ckptkit.operations.convert.one_graph import with_one_graph  # here, since few want it
+        from ckptkit.stores.saved_model.signatures import graph_with
+
         holder = opened_whole(self.like if self.like is not None else self.sources[-1])
         if holder.store.format != SAVED_MODEL or holder.store.model is None:
             raise UsageError(

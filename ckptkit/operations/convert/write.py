@@ -34,7 +34,7 @@ from ckptkit.operations.convert.value_stores import (
 )
 from ckptkit.stores.archive_checksums import ArchiveChecksums
 from ckptkit.stores.registry import KERAS, OBJECT_GRAPH, SAVED_MODEL, function_of
-from ckptkit.stores.saved_model.reader import MODEL_FILE
+from ckptkit.stores.saved_model.files import MODEL_FILE
 from ckptkit.stores.writing import TensorToWrite
 
 if TYPE_CHECKING:

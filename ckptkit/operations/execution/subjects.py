@@ -36,7 +36,7 @@ from ckptkit.stores.registry import (
     model_config,
     model_format,
 )
-from ckptkit.stores.saved_model.reader import MODEL_FILE
+from ckptkit.stores.saved_model.files import MODEL_FILE
 from ckptkit.stores.saved_model.signatures import SERVE, graph_to_run
 from ckptkit.text import without_secrets
 from ckptkit.wording import say

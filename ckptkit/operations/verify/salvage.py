@@ -26,7 +26,7 @@ from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import OBJECT_GRAPH, format_of
-from ckptkit.stores.saved_model.reader import VARIABLES
+from ckptkit.stores.saved_model.files import VARIABLES
 from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.stores.tensor_bundle.reader import TensorBundle
 from ckptkit.stores.tensor_bundle.recovery import survey

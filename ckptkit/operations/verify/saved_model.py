@@ -19,8 +19,8 @@ from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.registry import SAVED_MODEL, TENSOR_BUNDLE, open_format
 from ckptkit.stores.saved_model.canonical_order import in_c_order
 from ckptkit.stores.saved_model.farmhash import fingerprint64
+from ckptkit.stores.saved_model.files import MODEL_FILE, VARIABLES
 from ckptkit.stores.saved_model.graph import Asset, MetaGraph, Op, read_graphs
-from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
 from ckptkit.stores.tensor_bundle.files import index_path
 from ckptkit.text import count_text, list_text
 

@@ -15,8 +15,9 @@ from ckptkit.stores.base import shaped
 from ckptkit.stores.constant_roles import LARGE_CONSTANT
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import numbers_of, text_of
+from ckptkit.stores.saved_model.files import MODEL_FILE
 from ckptkit.stores.saved_model.frozen import constants_of
-from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
+from ckptkit.stores.saved_model.reader import SavedModel
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array

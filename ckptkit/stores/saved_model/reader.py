@@ -32,6 +32,7 @@ from ckptkit.stores.base import (
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.saved_model import layers as _saved_model_layers
+from ckptkit.stores.saved_model.files import MODEL_FILE, VARIABLES
 from ckptkit.stores.saved_model.frozen import GraphConstants, blocks_of
 from ckptkit.stores.saved_model.graph import asset_files
 from ckptkit.stores.saved_model.signatures import notes_on_tags, signatures_of
@@ -41,9 +42,6 @@ from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
-
-MODEL_FILE = "saved_model.pb"
-VARIABLES = Path("variables", "variables")
 
 
 @dataclass(frozen=True)

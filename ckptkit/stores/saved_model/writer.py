@@ -14,7 +14,7 @@ from pathlib import Path
 from ckptkit.errors import OutputError
 from ckptkit.stores.assets import check_copied
 from ckptkit.stores.saved_model import replaceable
-from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
+from ckptkit.stores.saved_model.files import MODEL_FILE, VARIABLES
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import Blocks, TensorToWrite
 

@@ -21,7 +21,8 @@ from ckptkit.operations.diff.beside.signatures import (
 from ckptkit.operations.diff.beside.vocabularies import vocabularies_of, vocabulary_differences
 from ckptkit.stores.base import Store
 from ckptkit.stores.registry import format_of
-from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
+from ckptkit.stores.saved_model.files import MODEL_FILE
+from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.wording import operand
 
 VOCABULARIES, CONFIGURATION = "vocabularies", "configuration"

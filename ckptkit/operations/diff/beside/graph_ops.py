@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ckptkit.operations.scan.flow import Flow
+from ckptkit.stores.saved_model.files import MODEL_FILE
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
-from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
+from ckptkit.stores.saved_model.reader import SavedModel
 
 _Ops = Counter[tuple[str, int]]  # of (op, inputs)
 
