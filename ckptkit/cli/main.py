@@ -177,7 +177,7 @@ def _run() -> NoReturn:
         sys.exit(BROKEN_PIPE)
     except OSError as error:
         _drop(sys.stdout)
-        _fail(f"{error.filename or 'standard output'}: {error.strerror}", 2)
+        _fail(_said(error), 2)
     except MemoryError as error:
         _drop(sys.stdout)
         said = str(error)
@@ -230,6 +230,12 @@ def _send_again(number: int) -> None:
     while in_hook():
         time.sleep(0.001)
     os.kill(os.getpid(), number)
+
+
+def _said(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and not error.filename:  # as os.getcwd() raises it
+        return "the current directory no longer exists (cd to one that does)"
+    return f"{error.filename or 'standard output'}: {error.strerror}"
 
 
 def _fail(message: str, code: int, *, raw: bool = False) -> NoReturn:

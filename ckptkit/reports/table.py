@@ -46,12 +46,12 @@ def render(
     fmt: "table", "csv", "markdown" or "table:NAME", a format of tabulate's.  align: "left" or
     "right" per column.  fit: what may be done to make a "table" fit the screen.
 
-    Cells are made printable, and integers get thousands separators, except in CSV, which is for
-    programs.  What Markdown would take for markup is escaped there, and what a spreadsheet would
-    run as a formula gets a "'" before it in CSV and TSV.
+    Cells are made printable, and integers get thousands separators, except in CSV and TSV, which
+    are for programs.  What Markdown would take for markup is escaped there, and what a spreadsheet
+    would run as a formula gets a "'" before it in CSV and TSV.
     """
-    if fmt == "csv":
-        yield from csv_rows(rows, headers)
+    if fmt in _SEPARATORS:
+        yield from _separated(rows, headers, _SEPARATORS[fmt])
         return
     align = align or ["left"] * len(headers)
     if fmt == "table":
@@ -67,9 +67,8 @@ def render(
     from tabulate import tabulate
 
     name = fmt.removeprefix(TABULATE) if fmt.startswith(TABULATE) else "github"
-    change = {**dict.fromkeys(_MARKDOWN, markdown_text), "tsv": spreadsheet_text}.get(name)
-    if change is not None:
-        cells = [[change(cell) for cell in row] for row in cells]
+    if name in _MARKDOWN:
+        cells = [[markdown_text(cell) for cell in row] for row in cells]
     text = tabulate(
         cells,
         headers=list(headers),
@@ -81,6 +80,8 @@ def render(
 
 
 _MARKDOWN = ("github", "pipe")
+# tabulate's TSV pads its cells, and leaves out those at the end of a row that are empty.
+_SEPARATORS = {"csv": ",", f"{TABULATE}tsv": "\t"}
 
 
 _BETWEEN = "\0"  # cells; none has it, nor a line break, since they are printable
@@ -212,13 +213,19 @@ def _padded_wide(widths: Sequence[int], align: Sequence[str], row: Sequence[str]
 
 def csv_rows(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[str]:
     """Yield rows as CSV, a line at a time; the headers come first."""
+    return _separated(rows, headers, ",")
+
+
+def _separated(
+    rows: Iterable[Sequence[object]], headers: Sequence[str], separator: str
+) -> Iterator[str]:
     import csv
     import io
 
     for row in chain((headers,), rows):
         line = io.StringIO()
         cells = [_csv_cell(cell) for cell in row]
-        csv.writer(line).writerow(cells)
+        csv.writer(line, delimiter=separator).writerow(cells)
         yield line.getvalue().removesuffix("\r\n")
 
 

@@ -152,6 +152,14 @@ def test_closed_outputs() -> None:
     assert shell(f"$K ls {ADAM} <&-").returncode == 0
 
 
+def test_a_current_directory_that_was_removed(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = shell(f"cd {gone} && rmdir {gone} && $K convert {ADAM} out.npz")
+    assert done.returncode == 2
+    assert done.stderr == "ckptkit: the current directory no longer exists (cd to one that does)\n"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 @pytest.mark.parametrize("options", ["", "--tree", "--patterns", "--format csv", "--long"])
 def test_terminals_that_know_few_letters(tmp_path: Path, encoding: str, options: str) -> None:
