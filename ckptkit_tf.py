@@ -10,6 +10,7 @@ under way yet, so the process then ends as programs do that were interrupted, an
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -17,6 +18,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import NoReturn
 
 DISTRIBUTION = "ckptkit-tf"
 INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
@@ -44,10 +46,23 @@ def main() -> None:
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
     except SystemExit as exit_:
-        if exit_.code == INTERRUPTED:  # else Python may end itself by the signal all the same
-            os._exit(INTERRUPTED)
+        if exit_.code == INTERRUPTED:
+            _end_interrupted()
         gc.freeze()  # the process ends: Python would look for garbage once more
         raise
+
+
+def _end_interrupted() -> NoReturn:
+    """End the process by itself: Python may have the signal end it all the same.
+
+    What waits for the end of the process, such as temporary directories whose values are still
+    held, is removed; another Ctrl-C ends it at once.
+    """
+    try:
+        sys.unraisablehook = _unraisable
+        atexit._run_exitfuncs()
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def claim_name() -> Path:

@@ -73,6 +73,28 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
     assert child.returncode == 0 and "hidden/kernel" in out
 
 
+def test_what_goes_with_the_process_goes_after_an_interrupt(tmp_path: Path) -> None:
+    """Such as the directory of a model's values, which those who read them still hold."""
+    held = tmp_path / "held"
+    held.mkdir()
+    program = (
+        "import shutil, sys, weakref; from ckptkit_tf import main;"
+        f"weakref.finalize(main, shutil.rmtree, {str(held)!r}); main()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, "history", ADAM.parent, "--follow", "--no-cache"],
+        cwd=Path(ckptkit.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=default_signals,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()  # it reads a checkpoint, and waits for another
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=600)
+    assert (child.returncode, held.exists()) == (130, False)
+
+
 def test_an_ignored_sigterm_stays_ignored() -> None:
     seen = []
 
