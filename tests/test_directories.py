@@ -205,6 +205,25 @@ def test_a_file_and_a_model_are_what_they_are(tree: Path, function: object) -> N
         assert [unit.path for unit in result.units] == [path]
 
 
+@pytest.mark.parametrize("verb", ["verify", "scan", "needs", "ls"])
+def test_below_where_one_stands(tree: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    found = command(verb, "-r", ".").out
+    assert all(name in found for name in UNITS)
+    assert found.splitlines()[1:] == command(verb, "-r", "./").out.splitlines()[1:]
+
+
+def test_what_cannot_be_looked_into_hides_nothing_else(tree: Path) -> None:
+    def look(place: Path) -> bool:
+        if place.name == "a":  # as where there is no right to enter it
+            raise PermissionError(place)
+        return False
+
+    errors: list[OSError] = []
+    found = [place for place, _names in directories_below(tree, look, errors.append)]
+    assert {tree / "a", tree / "c", tree / "empty"} < set(found)
+
+
 def test_a_very_deep_tree(tmp_path: Path) -> None:
     places = [tmp_path]
     errors: list[OSError] = []

@@ -105,6 +105,13 @@ def directories_below(
         except OSError as error:
             on_error(error)
             continue
-        names = [n for n in names if not is_unfinished(n) and not is_whole(place / n)]
+        names = [n for n in names if not is_unfinished(n) and not _holds(is_whole, place / n)]
         yield place, names
         pending += [place / name for name in reversed(names)]
+
+
+def _holds(is_whole: Callable[[Path], bool], directory: Path) -> bool:
+    try:
+        return is_whole(directory)
+    except OSError:  # listing it tells what is wrong
+        return False

@@ -108,7 +108,8 @@ def _in_directory(directory: Path) -> Iterator[Path]:
         if place == directory and found:
             return
     if failed:
-        raise CkptkitError(failed[0].strerror or "cannot be listed", where=str(directory))
+        where = str(failed[0].filename or directory)
+        raise CkptkitError(failed[0].strerror or "cannot be listed", where=where)
     if is_empty:
         raise PathNotFoundError("no checkpoint and no model lies in it", where=str(directory))
 

@@ -358,7 +358,7 @@ def _directory(path: Path) -> Iterator[_VerifyTarget]:
     if found_format:
         yield _VerifyTarget(found_format, path)
         return
-    if index_path(path).is_file() and index_path(path).parent == path:
+    if _holds_bundle_without_name(path):
         yield _VerifyTarget(TENSOR_BUNDLE, path)
         return
     found = list(_entries(path))
@@ -368,6 +368,11 @@ def _directory(path: Path) -> Iterator[_VerifyTarget]:
         raise PathNotFoundError("an empty directory: nothing to verify", where=str(path))
     if not (path / STATE_FILE).exists() and all(one.format == DIRECTORY for one in found):
         yield _nothing_in(path)
+
+
+def _holds_bundle_without_name(directory: Path) -> bool:
+    index = index_path(directory)
+    return index.parent == directory and index.is_file()
 
 
 def _nothing_in(path: Path) -> _VerifyTarget:
@@ -402,7 +407,7 @@ def _entries(path: Path, below: frozenset[str] = frozenset()) -> Iterator[_Verif
 
 def _below(top: Path) -> Iterator[_VerifyTarget]:
     """Yield what lies in a directory and in those below it."""
-    if is_model_directory(top) or index_path(top).parent == top:
+    if is_model_directory(top) or _holds_bundle_without_name(top):
         yield from _directory(top)
         return
     failed: list[OSError] = []
