@@ -78,7 +78,8 @@ def load(
     checkpoint = open_checkpoint(path)
     selected = Selection(roles, names).of(checkpoint)
     tensors = [tensor for tensor in selected if kind(tensor.spec.dtype) != "opaque"]
-    ArchiveChecksums().compare(checkpoint.store, [tensor.spec.key for tensor in tensors])
+    keys = [tensor.spec.key for tensor in tensors]
+    ArchiveChecksums().compare(checkpoint.store, keys, is_part=bool(names or roles))
     jobs = jobs or min(os.cpu_count() or 1, MAX_JOBS)
     loader = _Loader(checkpoint.store, copy)
     batches = loader.batches([tensor.spec for tensor in tensors])

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptkit._io.file_states import is_local
 from ckptkit._io.files import read_start
+from ckptkit._io.places import begin_to_fetch
 from ckptkit.errors import ChecksumError
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.registry import HEAD_BYTES, Head, detect_format
@@ -30,12 +32,17 @@ class ArchiveChecksums:
         self._members: dict[Path, Sequence[zip_archive.Member]] = {}
         self._problems: dict[tuple[Path, int], ChecksumError | None] = {}
 
-    def compare(self, store: Store, keys: Iterable[str]) -> None:
+    def compare(self, store: Store, keys: Iterable[str], *, is_part: bool = False) -> None:
         """Compare the checksums of all members that hold values of some tensors.
+
+        An archive elsewhere is copied to this machine as it is read, so that whoever takes the
+        values then fetches no byte again.
 
         Args:
             store: of tensors, in an archive or not.
             keys: of the tensors.
+            is_part: whether they are few of the tensors: of what is elsewhere, a member that holds
+                much besides is then not fetched for its checksum.
 
         Raises:
             ChecksumError: a member has another checksum than the archive says.
@@ -47,6 +54,10 @@ class ArchiveChecksums:
                 continue  # values that are made of others say where those lie
             path = store.shards[spec.shard]
             for member in self._members_of(path, spec):
+                if is_part and member.nbytes > 2 * spec.nbytes and not is_local(path):
+                    continue
+                if not is_part:
+                    begin_to_fetch(path, must=False)
                 problem = self._problem(path, member)
                 if problem is not None:
                     raise problem

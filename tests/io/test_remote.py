@@ -40,6 +40,7 @@ from ckptkit.operations.verify.api import verify
 from ckptkit.text import without_secrets
 from support.command_line import ckptkit as run
 from support.goldens import GOLDEN
+from support.keras_files import write_h5, write_keras
 from support.places import DOCS, ROOT, environment
 from support.pytorch_files import write_pytorch
 from support.range_server import Asked, Server, serving
@@ -274,6 +275,27 @@ def test_an_archive_is_verified_as_it_comes(name: str, threads: int, archive: Pa
     ]
     assert result.exit_code == 1
     assert not list((archive.parent / "cache").rglob("*.part"))
+
+
+def test_no_byte_of_an_archive_is_fetched_twice_for_its_checksum(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor takes what it lies in: of a member of many that is no reason to fetch them all."""
+    monkeypatch.setattr(blocks, "MAX_PIECEMEAL", 1 << 20)
+    values = {f"layers/dense_{n}/vars/0": np.full(1_000_000, n, np.float32) for n in range(6)}
+    inner = archive.parent / "model.weights.h5"
+    write_h5(inner, values, {f"layers/dense_{n}": f"dense_{n}" for n in range(6)})
+    write_keras(archive / "m.keras", inner.read_bytes())
+    size = (archive / "m.keras").stat().st_size
+    with serving(archive) as server:
+        (one,) = ckptkit.load(f"{server.url}/m.keras", names=["*dense_3*"]).values()
+        assert set(one) == {3}
+        assert server.nbytes < 0.5 * size
+        del server.asked[:]
+        assert len(ckptkit.load(f"{server.url}/m.keras")) == 6
+        assert ckptkit.convert(f"{server.url}/m.keras", archive.parent / "m.npz").ok
+        assert ckptkit.convert(f"{server.url}/w.npz", archive.parent / "w.safetensors").ok
+        assert server.nbytes <= 1.2 * (size + (archive / "w.npz").stat().st_size)
 
 
 @pytest.mark.parametrize("keeps", ["no room", "a file in the way"])

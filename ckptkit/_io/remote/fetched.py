@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ckptkit._io.file_states import SourcePath, state_of, unchanged
-from ckptkit._io.files import file_size
+from ckptkit._io.files import close_handles, file_size
 from ckptkit._io.remote.blocks import MAX_PIECEMEAL
 from ckptkit.errors import OutputError
 from ckptkit.text import parse_size
@@ -88,6 +88,7 @@ def _begun(files: Sequence[Path], top: Path) -> tuple[Path, list[Callable[[], No
         for file, nbytes in zip(files, sizes, strict=True):
             place = directory / str(file).removeprefix(f"{top}/")
             assert isinstance(file, SourcePath)
+            close_handles([file])  # one of an earlier command would go on reading from elsewhere
             if place.is_file() and place.stat().st_size == nbytes:
                 file.use_copy(place)
             else:
