@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 from ckptkit._io.file_states import os_error
 from ckptkit._io.files import file_size, read_exact
 from ckptkit._io.places import path_of
-from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.operations.needs import graphs
 from ckptkit.operations.needs.environment import Environment, environment_of
 from ckptkit.operations.needs.types import Fact, Need, OpeningCall
@@ -24,6 +25,7 @@ from ckptkit.stores.registry import (
     format_of_kind,
     format_of_name,
     function_of,
+    open_format,
 )
 from ckptkit.text import count_text, list_text
 
@@ -212,10 +214,14 @@ def _is_pointer_directory(path: Path) -> bool:
 def _judged(name: str, path: Path, environment: Environment) -> _Judged:
     if name == _GRAPH:
         return graphs.graph_file(path, environment)
-    hook = format_of(name).loaders
+    row = format_of(name)
+    hook = row.loaders
     if not hook:
         raise UnsupportedError(f"nothing is known of what opens {name} files", where=str(path))
     found: _Judged = function_of(hook)(path, environment)
+    if not row.holds_model and row.opener:
+        with suppress(MissingDependencyError):
+            open_format(name, path)  # a name alone, such as *.safetensors, tells of no content
     return found
 
 

@@ -18,9 +18,10 @@ from click.testing import CliRunner
 
 import ckptkit
 from ckptkit.cli.main import cli
-from ckptkit.errors import UsageError
+from ckptkit.errors import FormatError, UnsupportedError, UsageError
 from ckptkit.operations.needs.environment import environment_of, fits
 from ckptkit.operations.needs.lambda_code import python_of
+from ckptkit.stores.registry import FORMATS, Format
 from support.goldens import GOLDEN
 from support.hostile_models import model_with, write_model
 from support.places import environment as child_environment
@@ -125,6 +126,17 @@ def test_weights_alone_need_code() -> None:
     assert found.ok
     assert any("built by its own code" in fact.value for fact in found.facts)
     assert LOADS_3 not in opened(found.path, KERAS_3)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in FORMATS.values() if row.suffixes], ids=lambda row: row.name
+)
+def test_what_a_format_is_in_name_alone_opens_nowhere(row: Format, tmp_path: Path) -> None:
+    for suffix in row.suffixes:
+        path = tmp_path / f"file{suffix}"
+        path.write_bytes(b"this is no file of any format, whatever it is called")
+        with pytest.raises((FormatError, UnsupportedError)):
+            ckptkit.needs(path)
 
 
 @pytest.mark.parametrize("part", ["model", "none"])
