@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ckptkit._io.atomic import replacing
@@ -195,8 +196,8 @@ def _row(source: Path, path: Path, options: UpgradeOptions) -> UpgradeRow:
         digest = _digest(old)
         if _is_done(path, digest):
             return UpgradeRow(source, path, "kept")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        receipt = upgrade_model(source, path, options)
+        with _directory_for(path):
+            receipt = upgrade_model(source, path, options)
     except UpgradeRefusedError as error:
         return UpgradeRow(source, path, "refused", None, str(error), error.obstacles)
     except (CkptkitError, RunnerError) as error:
@@ -205,6 +206,19 @@ def _row(source: Path, path: Path, options: UpgradeOptions) -> UpgradeRow:
         return UpgradeRow(source, receipt.path, "failed", receipt)
     _note(path, digest, receipt.to_json())
     return UpgradeRow(source, path, "upgraded", receipt)
+
+
+@contextmanager
+def _directory_for(path: Path) -> Iterator[None]:
+    """Make the directory of a file; what was made goes again where nothing came into it."""
+    made = [place for place in path.parents if not place.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # one with something in it stays, and those above it
+            for place in made:
+                place.rmdir()
 
 
 # -- what an earlier run did -----------------------------------------------------------------------

@@ -111,6 +111,17 @@ def test_a_directory_takes_recursive(tmp_path: Path) -> None:
         ckptkit.upgrade([tmp_path / "models", NESTED / "model.h5"], tmp_path / "out")
 
 
+def test_a_refused_model_leaves_no_directory(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "old" / "deep").mkdir(parents=True)
+    shutil.copy(NESTED / "model.h5", tmp_path / "old" / "deep")
+    with h5py.File(tmp_path / "old" / "deep" / "model.h5", "r+") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"Dense"', '"Unknown"')
+    report = ckptkit.upgrade(tmp_path / "old", tmp_path / "new", recursive=True)
+    assert [row.status for row in report.rows] == ["refused"]
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_refusal_at_a_shell_exits_2(tmp_path: Path) -> None:
     source = GOLDEN / "tf2.12.1/files_nested/weights_only.h5"
     done = CliRunner().invoke(cli, ["upgrade", str(source), str(tmp_path / "new.keras")])
