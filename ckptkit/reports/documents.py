@@ -81,13 +81,15 @@ def json_results(
 
 def _joined(items: Iterable[Iterable[str]]) -> Iterator[str]:
     """Yield the lines of all items of a list, with a comma behind each but the last."""
-    held = None
+    held = ""
     for lines in items:
-        for number, line in enumerate(lines):
-            if held is not None:
-                yield held + ("," if number == 0 else "")
+        if held:
+            held += ","
+        for line in lines:
+            if held:
+                yield held
             held = f"  {line}"
-    if held is not None:
+    if held:
         yield held
 
 

@@ -135,6 +135,8 @@ def json_rows(tensors: Iterable[Tensor]) -> Iterator[str]:
             f'"duplicate_of": {optional(repeated)}'
         )
 
+    quote = '"'  # one in a replacement field would end the string before Python 3.12
+
     def optional(text: str | None) -> str:
         return "null" if text is None else quoted(text)
 
@@ -145,11 +147,11 @@ def json_rows(tensors: Iterable[Tensor]) -> Iterator[str]:
         yield (
             f'{{"key": {quoted(key)}, "name": {called}, "full_name": '
             f"{called if full_name is name else optional(full_name)}, "
-            f'"aliases": [{", ".join(map(quoted, aliases))}], '
+            f'"aliases": [{", ".join(map(quoted, aliases)) if aliases else ""}], '
             f"{role_of(role, inferred, owner, slot, repeated)}, "
             f"{kind(dtype, shape, nbytes, shard)}, "
             f'"offset": {"null" if offset is None else offset}, '
-            f'"crc32c": {optional(None if crc is None else f"{crc:08x}")}, '
+            f'"crc32c": {"null" if crc is None else f"{quote}{crc:08x}{quote}"}, '
             f'"slices": {len(slices)}}}'
         )
 
