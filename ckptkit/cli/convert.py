@@ -15,6 +15,7 @@ from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import (
     CommaList,
+    Sources,
     echo_error,
     echo_note,
     expanded,
@@ -50,7 +51,7 @@ _COMMON_OPTIONS = (
 
 
 @click.command("convert")
-@click.argument("src", nargs=-1, required=True, shell_complete=candidates.paths)
+@click.argument("src", cls=Sources, nargs=-1, required=True, shell_complete=candidates.paths)
 @click.argument("dst", shell_complete=candidates.paths)
 @click.option(
     "--to",

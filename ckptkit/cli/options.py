@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -53,6 +53,20 @@ class Choice(click.Choice[str]):
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         return _unknown(str(value), self.choices)
+
+
+class Sources(click.Argument):
+    """All operands but the last: where there is but one, the last is said to be missing."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        last = ctx.command.params[ctx.command.params.index(self) + 1]
+        sources, operand = (opts.get(param.name or "") for param in (self, last))
+        is_alone = isinstance(operand, str) and not (isinstance(sources, Sequence) and sources)
+        if is_alone and not ctx.resilient_parsing:
+            raise click.MissingParameter(ctx=ctx, param=last)
+        return super().handle_parse_result(ctx, opts, args)
 
 
 def _unknown(value: str, choices: Sequence[str]) -> str:

@@ -7,13 +7,20 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import Choice, echo_note, expanded
+from ckptkit.cli.options import Choice, Sources, echo_note, expanded
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
 
 @click.command("upgrade")
-@click.argument("src", nargs=-1, required=True, metavar="SRC...", shell_complete=candidates.paths)
+@click.argument(
+    "src",
+    cls=Sources,
+    nargs=-1,
+    required=True,
+    metavar="SRC...",
+    shell_complete=candidates.paths,
+)
 @click.argument("dst", shell_complete=candidates.paths)
 @click.option(
     "-r", "--recursive", is_flag=True, help="Upgrade every model in the directories SRC and below."

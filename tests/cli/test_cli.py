@@ -94,6 +94,12 @@ def test_mistakes_are_one_line(arguments: list[str]) -> None:
     assert all(c.isprintable() for c in line.rstrip("\n"))
 
 
+@pytest.mark.parametrize("command", ["convert", "upgrade"])
+def test_of_sources_and_a_destination_the_one_that_is_missing_is_named(command: str) -> None:
+    assert "'DST'" in refused(command, "one.npz")
+    assert "'SRC...'" in refused(command)
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
