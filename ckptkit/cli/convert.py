@@ -15,7 +15,7 @@ from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import (
     CommaList,
-    Sources,
+    LeadingOperands,
     echo_error,
     echo_note,
     expanded,
@@ -51,7 +51,9 @@ _COMMON_OPTIONS = (
 
 
 @click.command("convert")
-@click.argument("src", cls=Sources, nargs=-1, required=True, shell_complete=candidates.paths)
+@click.argument(
+    "src", cls=LeadingOperands, nargs=-1, required=True, shell_complete=candidates.paths
+)
 @click.argument("dst", shell_complete=candidates.paths)
 @click.option(
     "--to",

@@ -55,7 +55,7 @@ class Choice(click.Choice[str]):
         return _unknown(str(value), self.choices)
 
 
-class Sources(click.Argument):
+class LeadingOperands(click.Argument):
     """All operands but the last: where there is but one, the last is said to be missing."""
 
     def handle_parse_result(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import Choice, Sources, echo_note, expanded
+from ckptkit.cli.options import Choice, LeadingOperands, echo_note, expanded
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
@@ -15,7 +15,7 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
 @click.command("upgrade")
 @click.argument(
     "src",
-    cls=Sources,
+    cls=LeadingOperands,
     nargs=-1,
     required=True,
     metavar="SRC...",
