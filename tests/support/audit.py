@@ -2,10 +2,10 @@
 
     PYTHONPATH=tests python -m support.audit DIRECTORY MUTANTS
 
-Prints one line of JSON: files used, forbidden events, and which.  Modules are imported beforehand
-by reading sound files of every format, so that any import, any code that is run from data, any
-unpickling, process, socket, or file opened for writing counts.  One process may be started: the one
-in which libhdf5 reads, by its exact command.
+Prints one line of JSON: files used, forbidden events, and which.  Modules are imported beforehand,
+by the row of every format and by reading files of each, so that any import, any code that is run
+from data, any unpickling, process, socket, or file opened for writing counts.  One process may be
+started: the one in which libhdf5 reads, by its exact command.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import sys
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ckptkit.operations.scan.api import scan
 from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.hdf5 import client as _hdf5_child
+from ckptkit.stores.registry import FORMATS, function_of
 from support.bombs import BOMBS
 from support.fuzz import nobody_writes
 from support.fuzz.readers import READERS, read_everything
@@ -69,22 +71,27 @@ def use(watch: Watch, path: Path) -> None:
     """Read one file in every way, watched."""
     watch.armed = True
     try:
-        with suppress(CkptkitError):
-            verify(path, values=True)
-        with suppress(CkptkitError):
-            scan(path)
-        with suppress(CkptkitError):
-            read_everything(path)
+        in_every_way(path)
     finally:
         watch.armed = False
 
 
+def in_every_way(path: Path) -> None:
+    """Read one file in every way."""
+    for read in (partial(verify, values=True), scan, read_everything):
+        with suppress(CkptkitError):
+            read(path)
+
+
 def main(directory: Path, count: int) -> None:
     watch, files = Watch(), 0
-    for name in READERS:  # imports whatever reading takes
+    for row in FORMATS.values():  # imports whatever reading takes
+        for named in row:
+            if isinstance(named, str) and named.startswith("ckptkit.") and ":" in named:
+                function_of(named)
+    for name in READERS:
         for _seed, path in mutants(name, directory / "warm", range(6)):
-            with suppress(CkptkitError):
-                read_everything(path)
+            in_every_way(path)
     for name in READERS:
         for _seed, path in mutants(name, directory / "mutants", range(50_000, 50_000 + count)):
             use(watch, path)
