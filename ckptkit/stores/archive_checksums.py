@@ -53,11 +53,14 @@ class ArchiveChecksums:
             if spec.crc32c is not None or spec.shard is None or not store.shards:
                 continue  # values that are made of others say where those lie
             path = store.shards[spec.shard]
+            if path not in self._members:
+                found = sorted(_stored_members(path), key=lambda member: member.offset)
+                self._members[path] = found
+                if found and not is_part:
+                    begin_to_fetch(path, must=False)
             for member in self._members_of(path, spec):
                 if is_part and member.nbytes > 2 * spec.nbytes and not is_local(path):
                     continue
-                if not is_part:
-                    begin_to_fetch(path, must=False)
                 problem = self._problem(path, member)
                 if problem is not None:
                     raise problem
@@ -75,8 +78,6 @@ class ArchiveChecksums:
 
     def _members_of(self, path: Path, spec: TensorSpec) -> Sequence[zip_archive.Member]:
         """Return the members that hold a tensor; all where the store does not say where it is."""
-        if path not in self._members:
-            self._members[path] = sorted(_stored_members(path), key=lambda member: member.offset)
         members = self._members[path]
         if spec.offset is None:
             return members

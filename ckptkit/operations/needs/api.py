@@ -220,7 +220,7 @@ def _judged(name: str, path: Path, environment: Environment) -> _Judged:
         raise UnsupportedError(f"nothing is known of what opens {name} files", where=str(path))
     found: _Judged = function_of(hook)(path, environment)
     if not row.holds_model and row.opener:
-        with suppress(MissingDependencyError):
+        with suppress(UnsupportedError, MissingDependencyError):  # others may open it
             open_format(name, path)  # a name alone, such as *.safetensors, tells of no content
     return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ckptkit._io.files import aligned_buffer, read_into
+from ckptkit._io.files import Extent
+from ckptkit._io.read_buffer import ReadBuffer
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import CkptkitError
 from ckptkit.stores.base import Store, TensorSpec
@@ -116,8 +117,7 @@ def read_run(run: TensorRun) -> list[TensorRead]:
 
 def _read_bytes(run: TensorRun) -> None:
     assert run.shard is not None
-    path = run.store.shards[run.shard]
-    buffer = aligned_buffer(min(run.nbytes, _READ_BYTES))
+    extent = Extent(run.store.shards[run.shard], run.offset, run.nbytes)
+    buffer = ReadBuffer(_READ_BYTES)
     for at in range(0, run.nbytes, _READ_BYTES):
-        piece = buffer[: min(_READ_BYTES, run.nbytes - at)]
-        read_into(path, run.offset + at, piece.data)
+        extent.read_into(at, buffer.view[: run.nbytes - at])
