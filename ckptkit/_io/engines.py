@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from ckptkit._io.workers import Task, UnsuitableWorkerError
@@ -148,9 +149,15 @@ class _DaskCluster(Engine):
         return min(max(_LEAST_ON_A_CLUSTER, wanted), _LARGEST_BATCH_BYTES)
 
     def submit(self, fn: Callable[[Any], R], item: Any) -> Future[R]:
+        # Not by `executor.submit`: its futures ask for a task's state once more after its result
+        # came.  Where a worker was lost between, they take the result for an error, or never end.
         # Dask takes equal calls for one unless told: a file may have changed between two.
-        future: Future[R] = self._executor.submit(Task(fn), item, pure=False)
-        return future
+        options = self._executor._kwargs | {"pure": False}
+        remote = self._executor._client.submit(Task(fn), item, **options)
+        answer: Future[R] = Future()
+        answer.add_done_callback(partial(_cancel_with, remote))
+        remote.add_done_callback(partial(_fill, answer))
+        return answer
 
     def wait(self, future: Future[Any]) -> None:
         alone_s = 0.0
@@ -178,6 +185,23 @@ class _DaskCluster(Engine):
         except (OSError, RuntimeError, ValueError, AttributeError):
             # Of a connection: the task's own end will tell.
             return 0
+
+
+def _fill(answer: Future[Any], remote: Any) -> None:
+    """Give an answer what a task of Dask has come to."""
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        result = remote.result()
+    except BaseException as error:  # whatever the work, Dask or the connection raises
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
+
+
+def _cancel_with(remote: Any, answer: Future[Any]) -> None:
+    if answer.cancelled():
+        remote.cancel()
 
 
 def engine_of(executor: Executor) -> Engine:

@@ -189,6 +189,29 @@ def test_a_worker_that_is_killed_meanwhile(
     killer.join()
 
 
+def test_a_result_whose_worker_is_lost_when_it_has_come(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is pending again, since its worker ended, has still given its result."""
+    gather = distributed.Client._gather
+
+    async def gather_and_lose(self: Any, futures: list[Any], **options: Any) -> Any:
+        results = await gather(self, futures, **options)
+        for future in futures:
+            self._handle_lost_data(key=future.key)  # as at the scheduler's message
+        return results
+
+    monkeypatch.setattr(distributed.Client, "_gather", gather_and_lose)
+    with client.get_executor(pure=False) as executor:
+        assert list(bounded_map(executor, divmod_by_seven, range(20))) == [
+            divmod(number, 7) for number in range(20)
+        ]
+
+
+def divmod_by_seven(number: int) -> tuple[int, int]:
+    return divmod(number, 7)
+
+
 def test_an_interrupt_ends_the_command_and_its_tasks(
     where: str, client: Any, tmp_path: Path
 ) -> None:
