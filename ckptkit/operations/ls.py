@@ -300,7 +300,9 @@ def ls(
         raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
     if sort in _VALUE_SORTS and not stats:
         raise UsageError(f"{sort!r} is an order of values", hint=say("add ‹stats›"))
-    found = _statistics(checkpoint, shown, executor, progress) if stats else None
+    found = None
+    if stats:
+        found = _statistics(checkpoint, shown, executor, progress, is_filtered=bool(selection))
     parts = (_WEIGHTS,) if digest is True else tuple(digest or ())
     digests = _digests(checkpoint, selected, parts, executor, is_filtered=bool(selection))
     return Listing(
@@ -351,13 +353,18 @@ def _statistics(
     tensors: Sequence[Tensor],
     executor: Executor | None,
     progress: Progress | None,
+    *,
+    is_filtered: bool,
 ) -> dict[str, Statistics]:
     """Return the statistics of all numeric tensors, by key."""
     from ckptkit.operations.quantised import numbers_store  # most need none
     from ckptkit.operations.statistics import is_numeric, statistics_of_all
+    from ckptkit.stores.archive_checksums import ArchiveChecksums
     from ckptkit.stores.constants import quantisations_of
 
     numeric = [t.spec for t in tensors if is_numeric(t.spec.dtype)]
+    keys = [spec.key for spec in numeric]
+    ArchiveChecksums().compare(checkpoint.store, keys, is_part=is_filtered)
     store = numbers_store(checkpoint.store, quantisations_of(checkpoint.store))
     return statistics_of_all(store, numeric, executor, progress)
 

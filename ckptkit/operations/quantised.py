@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptkit.operations.convert.value_stores import ComputedStore
+from ckptkit.operations.convert.value_stores import ComputedStore, ValueSource
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
 from ckptkit.stores.constants import Quantisation
 
@@ -20,6 +20,10 @@ class NumbersStore(ComputedStore):
 
     stored: Store | None = None
     quantisations: Mapping[str, Quantisation] = field(default_factory=dict)
+
+    def made_of(self, key: str) -> Sequence[ValueSource]:
+        assert self.stored is not None
+        return (ValueSource(self.stored, key),)
 
     def mappable(self, key: str) -> bool:
         assert self.stored is not None

@@ -18,6 +18,7 @@ from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.operations.statistics import BINS, Statistics, is_numeric, statistics_of
 from ckptkit.results import Document
+from ckptkit.stores.archive_checksums import ArchiveChecksums
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
 from ckptkit.stores.constants import quantisations_of
 from ckptkit.stores.following import following_latest
@@ -121,6 +122,7 @@ def show(
     key = checkpoint.key(name)
     spec, naming = checkpoint.specs[key], checkpoint.names[key]
     quantisation = None if stored else quantisations_of(checkpoint.store).get(key)
+    ArchiveChecksums().compare(checkpoint.store, (key,), is_part=True)
     valued = valued_checkpoint(checkpoint, key, quantisation)
     indices = parse_slice(slice, spec.shape) if slice else corner(spec.shape)
     values = None if kind(spec.dtype) == "opaque" else read_slice(valued, key, indices)

@@ -15,6 +15,7 @@ from ckptkit._io.file_states import is_local
 from ckptkit._io.files import read_start
 from ckptkit._io.places import begin_to_fetch
 from ckptkit.errors import ChecksumError
+from ckptkit.stores.base import StoreOfParts
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.registry import HEAD_BYTES, Head, detect_format
 
@@ -39,7 +40,7 @@ class ArchiveChecksums:
         values then fetches no byte again.
 
         Args:
-            store: of tensors, in an archive or not.
+            store: of tensors, in an archive or not; of values that are made of others, those count.
             keys: of the tensors.
             is_part: whether they are few of the tensors: of what is elsewhere, a member that holds
                 much besides is then not fetched for its checksum.
@@ -50,8 +51,13 @@ class ArchiveChecksums:
         """
         for key in keys:
             spec = store.specs[key]
-            if spec.crc32c is not None or spec.shard is None or not store.shards:
-                continue  # values that are made of others say where those lie
+            if spec.crc32c is not None:
+                continue
+            if spec.shard is None or not store.shards:
+                if isinstance(store, StoreOfParts):
+                    for part, its_key in store.made_of(key):
+                        self.compare(part, (its_key,), is_part=is_part)
+                continue
             path = store.shards[spec.shard]
             if path not in self._members:
                 found = sorted(_stored_members(path), key=lambda member: member.offset)

@@ -219,6 +219,22 @@ class StoreOfChunks(Protocol):
         """
 
 
+@runtime_checkable
+class StoreOfParts(Protocol):
+    """A store that makes its values of those of other stores."""
+
+    def made_of(self, key: str) -> Sequence[tuple[Store, str]]:
+        """Return what the values of a tensor are made of.
+
+        Args:
+            key: of the tensor.
+
+        Returns:
+            Stores, which may be of parts themselves, and the key in each; none where the values are
+            in no file.
+        """
+
+
 class Store(Protocol):
     """A set of tensors in a file or files of one format."""
 

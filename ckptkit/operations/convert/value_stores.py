@@ -50,15 +50,6 @@ class ValueSource(NamedTuple):
         return self.store.blocks(self.key, max_elements)
 
 
-def read_from(source: ValueSource) -> Iterator[ValueSource]:
-    """Yield the tensors of files that the values of a tensor are made of, itself if it is one."""
-    if isinstance(source.store, ComputedStore):
-        for part in source.store.made_of(source.key):
-            yield from read_from(part)
-    else:
-        yield source
-
-
 def stored_bytes(
     source: ValueSource, small_reads: SmallReadCache, buffer: ReadBuffer
 ) -> Iterator[Bytes] | None:
@@ -154,7 +145,7 @@ class ComputedStore:
     notes: tuple[str, ...] = ()
 
     def made_of(self, key: str) -> Sequence[ValueSource]:
-        """Return the tensors that the values of a key are made of."""
+        """Return the tensors that the values of a key are made of; see `StoreOfParts`."""
         return ()
 
     def mappable(self, key: str) -> bool:

@@ -29,7 +29,6 @@ from ckptkit.operations.convert.second_look import DiskReading, compare_with_pro
 from ckptkit.operations.convert.value_stores import (
     BLOCK_BYTES,
     ValueSource,
-    read_from,
     stored_bytes,
 )
 from ckptkit.stores.archive_checksums import ArchiveChecksums
@@ -98,8 +97,7 @@ def write(plan: Plan, path: Path, executor: Executor | None = None) -> None:
     """
     archives = ArchiveChecksums()
     for tensor in plan.tensors:
-        for source in read_from(tensor.values):
-            archives.compare(source.store, (source.key,))
+        archives.compare(tensor.values.store, (tensor.values.key,))
     writer = partial(function_of(plan.target.format.writer), path)
     _WRITERS[plan.target.format.structure](plan, writer, executor)
 

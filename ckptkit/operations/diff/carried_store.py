@@ -22,6 +22,10 @@ class CarriedStore(ComputedStore):
     stored: Store | None = None
     carried: Mapping[str, ValueSource] = field(default_factory=dict)
 
+    def made_of(self, key: str) -> Sequence[ValueSource]:
+        assert self.stored is not None
+        return (self.carried.get(key) or ValueSource(self.stored, key),)
+
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         assert self.stored is not None
         if key in self.carried:

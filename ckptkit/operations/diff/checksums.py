@@ -13,6 +13,7 @@ from ckptkit.compare.spans import extend_crc
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff.result import TensorDiff
+from ckptkit.stores.archive_checksums import ArchiveChecksums
 from ckptkit.stores.base import TensorSpec
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ def _digests(
 ) -> dict[str, int]:
     """Return the crc32c of the values of those keys of `types` for which none is known."""
     digests = {}
+    archives = ArchiveChecksums()
     for key in keys:
         if _type(side, key) in types and side.digest(key) is None:
+            archives.compare(store, (key,))  # what is damaged pairs with nothing
             digests[key] = 0
             for _, values in store.blocks(key):
                 digests[key] = extend_crc(digests[key], values)
