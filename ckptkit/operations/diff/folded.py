@@ -1,10 +1,15 @@
-"""Batch normalisation of which a converter left two numbers for each channel, proven by values.
+"""What a converter made of a model's parameters, so that they are no constants, proven by values.
 
-At inference y = gamma * (x - mean) / sqrt(variance + epsilon) + beta is linear in each channel, so
-that a convolution takes it over: its kernel times the factor gamma / sqrt(variance + epsilon), its
-bias minus the mean, times the factor, plus beta.  What no convolution takes is multiplied by the
-factor, and beta - mean * factor is added.  No epsilon is in a file of weights: it is the one that
-every channel agrees on.
+Of a batch normalisation it leaves two numbers for each channel.  At inference
+y = gamma * (x - mean) / sqrt(variance + epsilon) + beta is linear in each channel, so that a
+convolution takes it over: its kernel times the factor gamma / sqrt(variance + epsilon), its bias
+minus the mean, times the factor, plus beta.  What no convolution takes is multiplied by the factor,
+and beta - mean * factor is added.  No epsilon is in a file of weights: it is the one that every
+channel agrees on.
+
+A layer may take over what lies before it as well: its kernel times the factors of its input, its
+bias plus the product of its kernel and what is added to its input, by a normalisation, by the bias
+of the layer before, or by both.  And a constant may be the negative of a parameter.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit.operations.diff.compared_sides import Numbers, NumbersOfSides
 from ckptkit.operations.diff.deployed import HALF_STEP, MAX_TRIED, steps_of
 from ckptkit.operations.diff.result import TensorDiff
+from ckptkit.operations.statistics import is_numeric
 from ckptkit.stores.base import Store
 from ckptkit.stores.constants import StoreOfConstants
 
@@ -70,6 +76,18 @@ class _Fold(NamedTuple):
     is_rounded: bool
 
 
+class _Addend(NamedTuple):
+    """What is added to the input of a layer, each channel's of it.
+
+    name: of what adds it.  sizes: of the numbers that it is the sum of, which float32 rounds.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    values: Array
+    sizes: Array
+
+
 def with_folded(
     changes: Sequence[TensorDiff], files: Stores, stores: Stores, numbers: NumbersOfSides
 ) -> list[TensorDiff]:
@@ -100,17 +118,21 @@ class _Folding:
 
     def run(self) -> None:
         norms = list(self._norms())
-        if not norms:
-            return
+        folds: dict[int, _Fold] = {}
         for row, change in enumerate(self.found):
             if change.status != "changed" or change.delta is None:
                 continue
             fits = [fold for norm in norms for fold in self._folds(change, norm)]
             if len(fits) == 1:
+                folds[row] = fits[0]
                 self._tell(row, fits[0])
                 norms.remove(fits[0].norm)
         for norm in norms:
             self._tell_left(norm)
+        for row, change in enumerate(self.found):
+            if change.delta is not None and len(change.some.spec.shape) > 1:
+                self._tell_added(row, folds.get(row))
+        self._tell_negated()
 
     def _norms(self) -> Iterator[_Norm]:
         """Yield the normalisations of which the deployed side has no tensor."""
@@ -242,7 +264,7 @@ class _Folding:
         import numpy as np
 
         fits = []
-        for row, values in self._alone(norm):
+        for row, values in self._alone(self.deployed, norm.variance.size):
             with np.errstate(all="ignore"):
                 epsilons = (norm.gamma / values) ** 2 - norm.variance
             told = epsilons[np.isfinite(epsilons)]
@@ -269,23 +291,110 @@ class _Folding:
 
         shift = norm.shift(epsilon)
         allowed = _EXACT * (np.abs(norm.beta) + np.abs(norm.mean * norm.factor(epsilon)))
-        fits = [r for r, values in self._alone(norm) if (np.abs(values - shift) <= allowed).all()]
+        fits = [
+            r
+            for r, values in self._alone(self.deployed, norm.variance.size)
+            if (np.abs(values - shift) <= allowed).all()
+        ]
         if len(fits) == 1:
             told = f"beta - mean * gamma / sqrt(variance + {epsilon:g}) of {norm.name}"
             self.found[fits[0]] = replace(self.found[fits[0]], hints=(told,))
             self._tell_of(norm, _IN_SHIFT, self.found[fits[0]].name)
 
-    def _alone(self, norm: _Norm) -> Iterator[tuple[int, Array]]:
-        """Yield the row and the values of constants that have one for each channel, no more."""
+    def _tell_added(self, row: int, fold: _Fold | None) -> None:
+        """Tell of a bias to which was added what a kernel makes of an addend to its input.
+
+        fold: of a normalisation into the kernel.
+        """
+        import numpy as np
+
+        change = self.found[row]
+        *_, channels, outputs = change.some.spec.shape
+        addends = [*self._addends(channels, fold)]
+        if not addends or change.some.spec.size > MAX_TRIED:
+            return
+        targets = [*self._biases(change, outputs)]
+        kernel = self._pair(change)[0].reshape(-1, channels, outputs)
+        fits = []
+        for addend in addends:
+            added = np.einsum("i,kio->o", addend.values, kernel)
+            sizes = np.einsum("i,kio->o", addend.sizes, np.abs(kernel))
+            for at, own, folded in targets:
+                stored = self._stored(self.found[at])
+                steps = 0.0 if stored is None else HALF_STEP * steps_of(stored)
+                gap = np.abs(folded - (own + added))
+                if (gap <= _EXACT * (np.abs(own) + sizes) + steps).all():
+                    fits.append((at, addend))
+        if len(fits) == 1:
+            at, addend = fits[0]
+            told = f"{addend.name} is folded into it, times {change.name}"
+            self.found[at] = replace(self.found[at], hints=(told,))
+            for own_row in addend.rows:
+                hint = f"folded into {self.found[at].name}"
+                self.found[own_row] = replace(self.found[own_row], hints=(hint,))
+
+    def _addends(self, channels: int, fold: _Fold | None) -> Iterator[_Addend]:
+        """Yield what may have been added to a layer's input of so many channels."""
+        import numpy as np
+
+        biases = [
+            (row, values)
+            for row, values in self._alone(1 - self.deployed, channels)
+            if len(self.found[row].some.spec.shape) == 1 and values.any()
+        ]
+        if fold is None:
+            for row, values in biases:
+                yield _Addend(self.found[row].name, (row,), values, np.abs(values))
+            return
+        norm = fold.norm
+        rows = tuple(norm.rows[part] for part in _IN_SHIFT if part in norm.rows)
+        if norm.variance.size != channels or any(self.found[row].hints for row in rows):
+            return
+        factor = norm.factor(fold.epsilon)
+        sizes = np.abs(norm.beta) + np.abs(norm.mean * factor)
+        yield _Addend(norm.name, rows, norm.shift(fold.epsilon), sizes)
+        for row, bias in biases:
+            if row not in rows:
+                name = f"{norm.name} with {self.found[row].name}"
+                shift = norm.shift(fold.epsilon, bias)
+                yield _Addend(name, (*rows, row), shift, sizes + np.abs(bias * factor))
+
+    def _biases(self, kernel: TensorDiff, outputs: int) -> Iterator[tuple[int, Array, Array]]:
+        """Yield the row of a bias that a kernel's layer may have, the model's and the graph's."""
+        owner = kernel.name.rpartition("/")[0]
+        for row, change in enumerate(self.found):
+            is_its = change.name.rpartition("/")[0] == owner and change.delta is not None
+            if is_its and change.status == "changed" and change.some.spec.shape == (outputs,):
+                yield row, *self._pair(change)
+        for row, values in self._alone(self.deployed, outputs):
+            yield row, values * 0, values
+
+    def _tell_negated(self) -> None:
+        """Tell of constants that are the negative of a parameter, such as the slopes of PReLU."""
+        sizes = {change.some.spec.size for change in self.found if change.old is None}
+        for size in sorted(size for size in sizes if 1 < size <= MAX_TRIED):
+            own = [*self._alone(1 - self.deployed, size)]
+            for row, values in self._alone(self.deployed, size) if own else ():
+                fits = [at for at, its in own if values.any() and (values == -its).all()]
+                if len(fits) == 1:
+                    name = self.found[row].name
+                    told = f"the negative of {self.found[fits[0]].name}"
+                    self.found[row] = replace(self.found[row], hints=(told,))
+                    self.found[fits[0]] = replace(self.found[fits[0]], hints=(f"{name}, negated",))
+
+    def _alone(self, side: int, size: int) -> Iterator[tuple[int, Array]]:
+        """Yield the row and the values of tensors of one side alone that have so many elements.
+
+        Those of which something is told are left out.
+        """
         import numpy as np
 
         for row, change in enumerate(self.found):
-            own = (change.old, change.new)[self.deployed]
+            own = (change.old, change.new)[side]
             if own is None or (change.old is not None and change.new is not None):
                 continue
-            if not change.hints and own.spec.size == norm.variance.size:
-                store = self.stores[self.deployed]
-                yield row, store.read(own.spec.key).astype(np.float64)
+            if not change.hints and own.spec.size == size and is_numeric(own.spec.dtype):
+                yield row, self.stores[side].read(own.spec.key).astype(np.float64)
 
 
 def _epsilons(estimate: float, *, is_rounded: bool) -> Iterator[float]:
@@ -299,15 +408,16 @@ def _epsilons(estimate: float, *, is_rounded: bool) -> Iterator[float]:
 
 
 def _by_channels(shape: tuple[int, ...], channels: int) -> Iterator[_ByChannel]:
-    """Yield how the values of a kernel are laid out with a column for each channel of its output.
+    """Yield how the values of a kernel are laid out with a column for each channel.
 
-    They lie along the last axis; of a depthwise kernel along two, the channels of the input and how
-    many each becomes; of a transposed convolution along the last but one.
+    Those of its output lie along the last axis; of a depthwise kernel along two, the channels of
+    the input and how many each becomes; of a transposed convolution, as those of the input of all
+    others, along the last but one.
     """
     import numpy as np
 
     is_depthwise = len(shape) > 2 and shape[-1] * shape[-2] == channels
     if shape[-1] == channels or is_depthwise:
         yield lambda values: values.reshape(-1, channels)
-    if len(shape) > 2 and shape[-2] == channels:
+    if len(shape) > 1 and shape[-2] == channels:
         yield lambda values: np.moveaxis(values.reshape(shape), -2, -1).reshape(-1, channels)

@@ -298,3 +298,70 @@ def test_one_scale_for_a_kernel_tells_a_fold_though_small_channels_are_coarse(
     hints = {change.name: "; ".join(change.hints) for change in found}
     assert hints["conv/kernel"].startswith("norm is folded into it") == (bits == 8)
     assert ("folded into" in hints["norm/gamma"]) == (bits == 8)
+
+
+MODEL: dict[str, Array] = {
+    name: np.random.default_rng(5).normal(size=shape).astype("f4")
+    for name, shape in {
+        "first/bias": (4,),
+        "norm/gamma": (4,),
+        "norm/beta": (4,),
+        "norm/moving_mean": (4,),
+        "dense/kernel": (4, 3),
+        "dense/bias": (3,),
+        "activation/alpha": (1, 1, 5),
+    }.items()
+}
+MODEL["norm/moving_variance"] = np.array([0.5, 1, 2, 4], "f4")
+
+
+def hints_of(folder: Path, model: dict[str, Array], graph: dict[str, Array]) -> dict[str, str]:
+    """Return what is said of each tensor of a model beside what a converter made of it."""
+    paths = folder / "model.npz", folder / "graph.npz"
+    for path, arrays in zip(paths, (model, graph), strict=True):
+        np.savez(path, **{name: array.astype("f4") for name, array in arrays.items()})  # type: ignore[arg-type]
+    stores = store_of(paths[0]), store_of(paths[1])
+    files = stores[0], store_of(FOLDER / "other_int8.tflite")
+    changes = ckptkit.diff(*paths).changes
+    return {c.name: "; ".join(c.hints) for c in with_folded(changes, files, stores, ({}, {}))}
+
+
+def folded_ahead() -> dict[str, Array]:
+    """Return the layer behind a normalisation, which takes it and the bias before it."""
+    factor = MODEL["norm/gamma"] / np.sqrt(MODEL["norm/moving_variance"] + 0.001)
+    shift = MODEL["norm/beta"] + (MODEL["first/bias"] - MODEL["norm/moving_mean"]) * factor
+    return {
+        "dense/kernel": MODEL["dense/kernel"] * factor[:, None],
+        "dense/bias": MODEL["dense/bias"] + shift @ MODEL["dense/kernel"],
+    }
+
+
+def test_a_normalisation_in_the_layer_behind_it(tmp_path: Path) -> None:
+    graph = folded_ahead() | {"other": -MODEL["activation/alpha"].reshape(1, 5, 1, 1)}
+    hints = hints_of(tmp_path, MODEL, graph)
+    factor = "each channel times gamma / sqrt(variance + 0.001)"
+    assert hints["dense/kernel"] == f"norm is folded into it: {factor}"
+    assert hints["dense/bias"] == "norm with first/bias is folded into it, times dense/kernel"
+    assert hints["norm/gamma"] == hints["norm/moving_variance"] == "folded into dense/kernel"
+    for name in ("first/bias", "norm/beta", "norm/moving_mean"):
+        assert hints[name] == "folded into dense/bias"
+    assert hints["other"] == "the negative of activation/alpha"
+    assert hints["activation/alpha"] == "other, negated"
+
+
+@pytest.mark.parametrize("name", ["first/bias", "norm/beta", "dense/bias", "activation/alpha"])
+def test_a_weight_that_a_converter_had_not_is_not_explained(tmp_path: Path, name: str) -> None:
+    graph = folded_ahead() | {"other": -MODEL["activation/alpha"]}
+    values = MODEL[name].copy()
+    values.flat[1] *= 1.001
+    hints = hints_of(tmp_path, MODEL | {name: values}, graph)
+    assert hints[name] == ""
+
+
+def test_a_bias_in_the_layer_behind_it(tmp_path: Path) -> None:
+    model = {name: MODEL[name] for name in ("first/bias", "dense/kernel", "dense/bias")}
+    graph = {name: model[name] for name in ("dense/kernel", "dense/bias")}
+    graph["dense/bias"] = graph["dense/bias"] + model["first/bias"] @ model["dense/kernel"]
+    hints = hints_of(tmp_path, model, graph)
+    assert hints["dense/bias"] == "first/bias is folded into it, times dense/kernel"
+    assert hints["first/bias"] == "folded into dense/bias"
