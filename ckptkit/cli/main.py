@@ -233,8 +233,11 @@ def _send_again(number: int) -> None:
 
 
 def _said(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError) and not error.filename:  # as os.getcwd() raises it
-        return "the current directory no longer exists (cd to one that does)"
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(error.filename or ""):  # noqa: PTH117
+        try:
+            os.getcwd()  # noqa: PTH109
+        except FileNotFoundError:
+            return "the current directory no longer exists (cd to one that does)"
     return f"{error.filename or 'standard output'}: {error.strerror}"
 
 

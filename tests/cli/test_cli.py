@@ -164,6 +164,20 @@ def test_a_current_directory_that_was_removed(tmp_path: Path) -> None:
     done = shell(f"cd {gone} && rmdir {gone} && $K convert {ADAM} out.npz")
     assert done.returncode == 2
     assert done.stderr == "ckptkit: the current directory no longer exists (cd to one that does)\n"
+    done = shell(f"mkdir {gone} && cd {gone} && rmdir {gone} && $K demo here")
+    assert done.returncode == 2
+    assert done.stderr == "ckptkit: the current directory no longer exists (cd to one that does)\n"
+
+
+def test_the_child_of_a_current_directory_that_was_removed(tmp_path: Path) -> None:
+    request, result, gone = (tmp_path / name for name in ("request.json", "result.json", "gone"))
+    request.write_text('{"runner": "ckptkit.runners.onnx.session", "action": "probe"}')
+    gone.mkdir()
+    code = "from ckptkit.runners.child.__main__ import main; from pathlib import Path; import sys; "
+    code += "main(*map(Path, sys.argv[1:]))"
+    done = shell(f"cd {gone} && rmdir {gone} && {sys.executable} -c '{code}' {request} {result}")
+    assert done.returncode == 0, done.stderr
+    assert result.is_file()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -74,11 +74,13 @@ def verify_bundle(
     )
     size = (("tensor", len(bundle.specs)), ("byte", file_size(index)))
     plans, data_check = _data_files(bundle)
+    if problems:
+        plans = [_without_gaps(plan) for plan in plans]
     drawn = None if sample is None else sample.keys(bundle.specs)
     if drawn is not None:
         plans = [_with_pieces_of(plan, drawn) for plan in plans]
     else:
-        expect_whole([plan.path for plan in plans])
+        expect_whole([plan.path for plan in plans if plan.pieces])
     graph = [*_graph(bundle)]  # while values that are elsewhere are on their way
     found, tensors, nbytes = checksum_findings(bundle, plans, executor, progress)
     sums = Check("checksums", (("tensor", tensors), ("byte", nbytes)), found)
@@ -189,6 +191,11 @@ def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
 def _with_pieces_of(plan: ShardPlan, keys: frozenset[str]) -> ShardPlan:
     """Return what there is to read of a data file for some of its tensors."""
     return plan._replace(pieces=[piece for piece in plan.pieces if piece.key in keys])
+
+
+def _without_gaps(plan: ShardPlan) -> ShardPlan:
+    """Return what there is to read where the index is damaged, and may have listed what is left."""
+    return plan._replace(pieces=[piece for piece in plan.pieces if piece.key is not None])
 
 
 def _names_beside(path: Path) -> set[str]:

@@ -44,7 +44,10 @@ def main(request_file: Path, result_file: Path) -> None:
         faulthandler.register(signal.SIGUSR1, all_threads=False)
     request = json.loads(request_file.read_text(encoding="utf-8"))
     # code that a user names is importable from where the command was called
-    sys.path.insert(0, str(Path.cwd()))
+    try:
+        sys.path.insert(0, str(Path.cwd()))
+    except FileNotFoundError:  # that directory was removed, and packages ask for the current one
+        os.chdir(os.sep)
     try:
         result = import_module(request["runner"]).ACTIONS[request["action"]](request)
     except CkptkitError as error:

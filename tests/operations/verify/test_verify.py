@@ -135,6 +135,16 @@ def test_a_damaged_index_still_tells_of_the_other_tensors(tmp_path: Path) -> Non
     assert any("damaged part of the index" in text for text in result.not_checked)
 
 
+def test_what_a_damaged_index_does_not_list_is_not_read(tmp_path: Path) -> None:
+    tensors = {"a": ("int8", np.ones(999, np.int8))}
+    prefix = tmp_path / "ckpt"
+    write_tensor_bundle(prefix, out_tensors(tensors), blocks_of(tensors))
+    index(prefix).write_bytes(index(prefix).read_bytes()[:-1])
+    result = verify(prefix)
+    assert {f.code for f in result.findings} == {"index.malformed"}
+    assert result.units[0].nbytes == 0
+
+
 def test_a_headless_index_is_read_by_the_shards_that_lie_there(tmp_path: Path) -> None:
     tensors = {f"layer_{i:03}/kernel": ("int32", np.full(4, i, np.int32)) for i in range(300)}
     prefix = tmp_path / "ckpt"
