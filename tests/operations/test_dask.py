@@ -168,6 +168,23 @@ def test_a_task_that_kills_its_worker_is_sent_once_more(doomed: Any, tmp_path: P
             assert caught.value.exit_code == 2
 
 
+def test_a_worker_that_is_killed_as_it_is_asked_for_its_version(
+    files: Path, doomed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who does not answer any more is no worker without this package."""
+    pid, version = min(_pids(doomed)), package.__version__
+
+    def asked() -> str:  # sent by value
+        if os.getpid() == pid:
+            os.kill(pid, signal.SIGKILL)
+        return version
+
+    monkeypatch.setattr(dask_cluster, "_version_asker", lambda: asked)
+    place = doomed.scheduler.address.replace("tcp://", dask_cluster.SCHEME)
+    here = ckptkit("verify", files / "m.keras")
+    assert ckptkit("verify", files / "m.keras", "--executor", place) == here
+
+
 @pytest.mark.parametrize("kind", WORK)
 @pytest.mark.parametrize("after_s", [0.02, 0.15])
 def test_a_worker_that_is_killed_meanwhile(
@@ -215,7 +232,8 @@ def divmod_by_seven(number: int) -> tuple[int, int]:
 def test_an_interrupt_ends_the_command_and_its_tasks(
     where: str, client: Any, tmp_path: Path
 ) -> None:
-    nbytes, names = 100 << 20, [f"t{number}" for number in range(40)]
+    # more than any machine reads before it is interrupted
+    nbytes, names = 100 << 20, [f"t{number}" for number in range(4000)]
     header = json.dumps(
         {
             name: {"dtype": "U8", "shape": [nbytes], "data_offsets": [at, at + nbytes]}
