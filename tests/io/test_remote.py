@@ -345,7 +345,7 @@ def test_the_next_file_is_on_its_way_before_the_last_was_read(threads: int, tmp_
                     seen.add(asked.path)
                     if len(seen) == 4:
                         ready.set()
-                    assert ready.wait(30)
+                    assert ready.wait(600)
                 return 0
 
             server.status = wait
