@@ -70,6 +70,10 @@ class _Waited(Future[Any]):
 class _Cluster(engines._DaskCluster):
     """As a Dask cluster of so many workers would be asked."""
 
+    def submit(self, fn: Callable[[Any], Any], item: Any) -> Future[Any]:
+        task: Future[Any] = self._executor.submit(fn, item)
+        return task
+
     def wait(self, future: Future[Any]) -> None:
         pass
 
