@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Sequence
+from itertools import pairwise
 
 from ckptkit._io import crc32c as _crc32c
 
@@ -28,6 +30,17 @@ class Bytes:
         if unlocked is not None and self.address is not None:
             return unlocked(crc, self.address + at, nbytes)
         return int(_crc32c.extend(crc, bytes(self.view[at : at + nbytes])))
+
+    def crcs(self, bounds: Sequence[int]) -> list[int]:
+        """Return the crc of the bytes between each of `bounds`, which rise, and the next."""
+        first, last = bounds[0], bounds[-1]
+        if last - first >= _UNLOCK_BYTES * (len(bounds) - 1):
+            return [self.crc(0, stop - start, start) for start, stop in pairwise(bounds)]
+        data = bytes(self.view[first:last])  # once: of small pieces there are many to a buffer
+        return [
+            _crc32c.extend(0, data[start - first : stop - first])
+            for start, stop in pairwise(bounds)
+        ]
 
 
 def lent(view: memoryview) -> Bytes:

@@ -47,7 +47,7 @@ from ckptkit.checkpoint.optimizer_words import (
     without_number,
 )
 from ckptkit.stores.base import TensorSpec
-from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.stores.packed_specs import PackedSpecs, any_key_has, specs_having
 from ckptkit.text import lazy_pattern
 
 _AVERAGE = "ExponentialMovingAverage"
@@ -80,20 +80,6 @@ def infer_roles(specs: Mapping[str, TensorSpec]) -> dict[str, InferredRole]:
     return _Inference(specs).roles
 
 
-def _without_strings(specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
-    """Return those that are no strings; of packed specs, packed."""
-    if not isinstance(specs, PackedSpecs):
-        return {name: spec for name, spec in specs.items() if spec.dtype != "string"}
-    return specs.where(lambda dtype, _shape: dtype != "string")
-
-
-def _any_has(specs: Mapping[str, TensorSpec], part: str) -> bool:
-    """Whether a name has this in it."""
-    if isinstance(specs, PackedSpecs):
-        return specs.keys_in_order.any_has(part)
-    return any(part in name for name in specs)
-
-
 def _any_scalar(specs: Mapping[str, TensorSpec]) -> bool:
     """Whether a tensor has one element and no axes."""
     if isinstance(specs, PackedSpecs):
@@ -119,7 +105,7 @@ class _Inference:
     """Sorts the names of one file into families, judges these, then the scalars that are left."""
 
     def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
-        self.specs = _without_strings(specs)
+        self.specs = specs_having(specs, lambda dtype, _shape: dtype != "string")
         self.roles: dict[str, InferredRole] = {}
         self.families = {} if _has_dots(self.specs) else extension_families(self.specs)
         self.extended = {e.name for members in self.families.values() for e in members}
@@ -347,7 +333,7 @@ class _Inference:
         shared = shared if all(ending == shared for ending in endings) else None
         known = {r.optimizer for r in self.roles.values() if r.is_known and r.optimizer}
         tied = {without_number(ending) for ending in known}
-        if not tied and shared not in AVERAGES and not _any_has(self.specs, _AVERAGE):
+        if not tied and shared not in AVERAGES and not any_key_has(self.specs, _AVERAGE):
             return  # as of nearly all files
         for name in [n for n in self.specs if n not in self.roles]:
             owner, _, ending = name.rpartition("/")
@@ -367,7 +353,7 @@ class _Inference:
         """
         trained = {role.owner for role in self.roles.values() if role.role == "slot" and role.owner}
         series: dict[str, list[str]] = defaultdict(list)
-        for name in self.specs if _any_has(self.specs, "Variable") else ():
+        for name in self.specs if any_key_has(self.specs, "Variable") else ():
             match = _NAMELESS.fullmatch(name) if "Variable" in name else None
             if match and name not in self.roles:
                 series[match[1]].append(name)
@@ -384,7 +370,7 @@ class _Inference:
     # --- scalars ------------------------------------------------------------------------------
 
     def _take_scalars(self) -> None:
-        if not _any_has(self.specs, _SEED) and not _any_scalar(self.specs):
+        if not any_key_has(self.specs, _SEED) and not _any_scalar(self.specs):
             return
         trained = {role.owner for role in self.roles.values() if role.owner}
         owners = {

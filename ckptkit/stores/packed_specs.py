@@ -32,6 +32,7 @@ class PackedSpecs(Mapping[str, TensorSpec]):
     def __init__(self) -> None:
         self.keys_in_order = PackedTexts()
         self.forms: list[Form] = []
+        self._nbytes: list[int] = []  # of each form
         self._numbers: dict[Form, int] = {}
         self.form_of = array("i")  # of each row, an index into `forms`; -1: its spec is kept whole
         self._offset = array("q")
@@ -70,6 +71,7 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         if number is None:
             number = self._numbers[form] = len(self.forms)
             self.forms.append(form)
+            self._nbytes.append(nbytes)
         return number
 
     def extend(
@@ -112,7 +114,7 @@ class PackedSpecs(Mapping[str, TensorSpec]):
 
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield the offset of each row and how many bytes it has; -1: it lies in no one place."""
-        nbytes = [form[2] for form in (*self.forms, _NO_FORM)]
+        nbytes = [*self._nbytes, 0]
         places = zip(self._offset, map(nbytes.__getitem__, self.form_of), strict=True)
         if not self._whole:
             return places
@@ -121,25 +123,14 @@ class PackedSpecs(Mapping[str, TensorSpec]):
             for row, (place, form) in enumerate(zip(places, self.form_of, strict=True))
         )
 
-    def place(self, row: int) -> tuple[int | None, int]:
-        """Return the offset of a row, and how many bytes it has."""
-        form = self.form_of[row]
-        if form < 0:
-            spec = self._whole[row]
-            return spec.offset, spec.nbytes
-        return self._offset[row], self.forms[form][2]
+    def some_places(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield the offset of some rows, all of which have a form, and how many bytes each has."""
+        sizes = map(self._nbytes.__getitem__, map(self.form_of.__getitem__, rows))
+        return zip(map(self._offset.__getitem__, rows), sizes, strict=True)
 
-    def dtype(self, row: int) -> str:
-        """Return the dtype of a row."""
-        form = self.form_of[row]
-        return self._whole[row].dtype if form < 0 else self.forms[form][0]
-
-    def checksum(self, row: int) -> int | None:
-        """Return the crc32c of a row; None where the file has none."""
-        if self.form_of[row] < 0:
-            return self._whole[row].crc32c
-        crc32c = self._crc32c[row]
-        return None if crc32c < 0 else crc32c
+    def checksums(self, rows: Sequence[int]) -> Iterator[int]:
+        """Yield the crc32c of some rows, all of which have a form; -1: the file has none."""
+        return map(self._crc32c.__getitem__, rows)
 
     def _at(self, row: int, key: str) -> TensorSpec:
         form = self.form_of[row]
@@ -154,10 +145,11 @@ class PackedSpecs(Mapping[str, TensorSpec]):
 
     def where(self, passes: Callable[[str, tuple[int, ...]], bool]) -> PackedSpecs:
         """Return those whose dtype and shape pass: these themselves, where all do."""
-        if all(passes(dtype, shape) for dtype, shape, *_rest in self.kinds()):
+        pass_ = {passes(dtype, shape) for dtype, shape, *_rest in self.kinds()}
+        if False not in pass_:
             return self
         found = PackedSpecs()
-        for spec in self.values():
+        for spec in self.values() if True in pass_ else ():
             if passes(spec.dtype, spec.shape):
                 found.add(spec)
         return found
@@ -227,6 +219,22 @@ class PackedSpecs(Mapping[str, TensorSpec]):
     def row(self, key: str) -> int | None:
         """Return the place of a tensor in the order of the file; None where there is no such."""
         return self.keys_in_order.find(key)
+
+
+def specs_having(
+    specs: Mapping[str, TensorSpec], passes: Callable[[str, tuple[int, ...]], bool]
+) -> Mapping[str, TensorSpec]:
+    """Return those whose dtype and shape pass; of packed specs, packed."""
+    if isinstance(specs, PackedSpecs):
+        return specs.where(passes)
+    return {key: spec for key, spec in specs.items() if passes(spec.dtype, spec.shape)}
+
+
+def any_key_has(specs: Mapping[str, TensorSpec], part: str) -> bool:
+    """Whether a key has this in it, which is no line break."""
+    if isinstance(specs, PackedSpecs):
+        return specs.keys_in_order.any_has(part)
+    return any(part in key for key in specs)
 
 
 def _place_of(spec: TensorSpec) -> tuple[int, int]:

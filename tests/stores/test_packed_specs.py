@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,21 @@ import ckptkit
 from ckptkit.checkpoint import selection
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.packed_names import PackedNames
+from ckptkit.operations.verify import data as verify_data
+from ckptkit.operations.verify import ranges
 from ckptkit.reports import table
 from ckptkit.stores.base import Slice, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle import object_graph, reader
+from ckptkit.stores.tensor_bundle.table import read_table
+from ckptkit.stores.tensor_bundle.table_writer import TableWriter
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite
 from support.command_line import ckptkit as run
+from support.damage import cut, data, flip, index
 from support.goldens import goldens
+from support.odd_bundles import write_odd_bundle
 
 SPECS = [
     TensorSpec("plain", "float32", (2, 3), 24, 0, 0, 0),
@@ -129,6 +137,64 @@ def test_what_is_said_of_large_files_is_what_is_said_of_small_ones(
     assert opened[0].names["model/layers/10/bias/.ATTRIBUTES/VARIABLE_VALUE"] == Naming(
         "layer_10/bias", "weight", "layer_10/bias", ("model/layers/10/bias",)
     )
+
+
+def moved(prefix: Path, key: bytes, nbytes: int) -> None:
+    """Have the index say of a tensor that it lies some bytes further on, or before."""
+    items = dict(read_table(index(prefix)))
+    entry = message_class("BundleEntryProto").FromString(items[key])
+    entry.offset += nbytes
+    items[key] = entry.SerializeToString()
+    with index(prefix).open("wb") as file:
+        writer = TableWriter(file)
+        for item in items.items():
+            writer.add(*item)
+        writer.finish()
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "none": lambda prefix: None,
+    "a bit of one among neighbours": lambda prefix: flip(data(prefix), 8 * 21 + 3),
+    "a bit of the last": lambda prefix: flip(data(prefix), 8 * data(prefix).stat().st_size - 1),
+    "cut short": lambda prefix: cut(data(prefix), 101),
+    "two that share bytes": lambda prefix: moved(prefix, b"t07", -4),
+    "a gap, and two that share bytes": lambda prefix: moved(prefix, b"t07", 4),
+    "bytes behind the last": lambda prefix: append(data(prefix), b"more"),
+}
+
+
+def append(path: Path, more: bytes) -> None:
+    path.write_bytes(path.read_bytes() + more)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_what_is_found_in_large_files_is_what_is_found_in_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    rng = np.random.default_rng(1)
+    sizes = [2, 2, 2, 0, 40, 2, 2, 2, 9, 2, 2]
+    tensors = {
+        f"t{number:02d}": ("float32", rng.standard_normal(size).astype(np.float32))
+        for number, size in enumerate(sizes)
+    }
+    words = {"t05": ("string", np.array([b"one", b"", b"three"], object))}
+    prefix = write_odd_bundle(
+        tmp_path / "ckpt", tensors | words, slices={"t08": [[(0, 4)], [(4, 5)]]}
+    )
+    damage(prefix)
+    before = ckptkit.verify(prefix).to_json(), ckptkit.verify(prefix, sample=4).to_json()
+    monkeypatch.setattr(reader, "_LARGE_INDEX", 0)
+    for module, name, limit in (
+        (verify_data, "BATCH_BYTES", 90),
+        (verify_data, "BATCH_PARTS", 3),
+        (verify_data, "READ_BYTES", 25),
+        (ranges, "_ROWS", 2),
+    ):
+        after = ckptkit.verify(prefix).to_json(), ckptkit.verify(prefix, sample=4).to_json()
+        assert after == before, name
+        monkeypatch.setattr(module, name, limit)
+    with ThreadPoolExecutor(2) as executor:
+        assert ckptkit.verify(prefix, executor=executor).to_json() == before[0]
 
 
 @pytest.mark.parametrize("are_kept", [True, False])

@@ -22,7 +22,7 @@ from ckptkit.operations.verify.data import (
     ShardPlan,
     range_checksums,
 )
-from ckptkit.operations.verify.ranges import ChecksummedRange
+from ckptkit.operations.verify.ranges import ChecksummedRange, Ranges
 
 SHARDS = 1000
 PIECE = 8 << 20  # bytes of a tensor
@@ -60,7 +60,7 @@ class _Waited(Future[Any]):
     def __init__(self, workers: WaitingWorkers, end_s: float, item: Any) -> None:
         super().__init__()
         self._workers, self._end_s = workers, end_s
-        self.set_result([[0] * len(batch.parts) for batch in item])
+        self.set_result([[0] * len(batch.sizes) for batch in item])
 
     def result(self, timeout: float | None = None) -> Any:
         self._workers.now_s = max(self._workers.now_s, self._end_s)
@@ -82,7 +82,7 @@ class _Cluster(engines._DaskCluster):
 
 
 def _nbytes(item: list[ReadBatch]) -> int:
-    return sum(nbytes for batch in item for _index, nbytes in batch.parts)
+    return sum(batch.nbytes for batch in item)
 
 
 def plans() -> list[ShardPlan]:
@@ -91,7 +91,7 @@ def plans() -> list[ShardPlan]:
     for number in range(SHARDS):
         count = PIECES + number * 7 % 5 - 2
         pieces = [ChecksummedRange(n * PIECE, PIECE, f"t{n}", f"t{n}", 0) for n in range(count)]
-        found.append(ShardPlan(Path(f"shard-{number}"), count * PIECE, pieces, []))
+        found.append(ShardPlan(Path(f"shard-{number}"), count * PIECE, Ranges.of(pieces), []))
     return found
 
 
@@ -100,7 +100,7 @@ def efficiency(workers: int) -> float:
     executor = WaitingWorkers(workers)
     before, engines.engine_of = engines.engine_of, _Cluster
     try:
-        read = sum(1 for _ in range_checksums(plans(), executor))
+        read = sum(len(some.crcs) for some in range_checksums(plans(), executor))
     finally:
         engines.engine_of = before
     assert read == sum(len(plan.pieces) for plan in plans())

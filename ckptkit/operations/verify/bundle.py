@@ -24,10 +24,10 @@ from ckptkit.operations.verify.data import (
     range_checksums,
     ranges_by_shard,
 )
-from ckptkit.operations.verify.ranges import ChecksummedRange, Ranges, decoded_in
+from ckptkit.operations.verify.ranges import ChecksummedRange, Ranges
 from ckptkit.operations.verify.sampling import TensorSample
 from ckptkit.stores.base import ObjectGraph, TensorSpec
-from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.stores.packed_specs import PackedSpecs, any_key_has, specs_having
 from ckptkit.stores.registry import TENSOR_BUNDLE
 from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
 from ckptkit.stores.tensor_bundle.files import index_path
@@ -69,7 +69,7 @@ def verify_bundle(
     index = index_path(prefix)
     findings = (
         *(of_error(error, "index") for error in problems),
-        *_entry_findings(bundle.specs.values(), index),
+        *_entry_findings(bundle.specs, index),
         *_keys_that_are_no_text(bundle.specs, index),
     )
     size = (("tensor", len(bundle.specs)), ("byte", file_size(index)))
@@ -121,9 +121,9 @@ def _begin(prefix: Path) -> None:
 # --- entries -------------------------------------------------------------------------------------
 
 
-def _entry_findings(specs: Iterable[TensorSpec], index: Path) -> Iterator[Finding]:
+def _entry_findings(specs: Mapping[str, TensorSpec], index: Path) -> Iterator[Finding]:
     """Yield an error per entry that lists well here, and that no TensorFlow could read."""
-    for spec in specs:
+    for spec in specs_having(specs, _is_unreadable).values():
         where = f"{index.name}: {spec.key}"
         if spec.dtype.startswith("dtype#"):
             message = f"its dtype is number {spec.dtype[6:]}, which no TensorFlow known here has"
@@ -132,20 +132,25 @@ def _entry_findings(specs: Iterable[TensorSpec], index: Path) -> Iterator[Findin
         elif spec.dtype == "resource":
             message = "its dtype is resource: a handle, which cannot be stored"
             yield Finding("error", "tensor.dtype", where, message, key=spec.key)
-        elif _has_no_array(spec):
+        else:
             message = f"no array can have its shape, of {len(spec.shape)} axes"
             yield Finding("error", "tensor.shape", where, message, key=spec.key)
 
 
-def _has_no_array(spec: TensorSpec) -> bool:
-    """Whether numpy refuses the shape, which it does for an empty tensor with huge axes too."""
-    width = itemsize(spec.dtype) or 8  # strings are pointers
-    return len(spec.shape) > MAX_ARRAY_RANK or prod(n or 1 for n in spec.shape) * width > MAX_ARRAY
+def _is_unreadable(dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether no TensorFlow could read such a tensor.
+
+    numpy refuses some shapes, of an empty tensor with huge axes too.
+    """
+    width = itemsize(dtype) or 8  # strings are pointers
+    is_huge = prod(n or 1 for n in shape) * width > MAX_ARRAY
+    is_unknown = dtype.startswith("dtype#") or dtype == "resource"
+    return is_unknown or is_huge or len(shape) > MAX_ARRAY_RANK
 
 
 def _keys_that_are_no_text(specs: Mapping[str, TensorSpec], index: Path) -> Iterator[Finding]:
     """Yield an error per key that is not UTF-8, which ends a listing in Python's TensorFlow."""
-    if not any("\\x" in key for key in specs):  # how such bytes are spelled in a key
+    if not any_key_has(specs, "\\x"):  # how such bytes are spelled in a key
         return
     try:
         items = read_table(index)
@@ -190,12 +195,12 @@ def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
 
 def _with_pieces_of(plan: ShardPlan, keys: frozenset[str]) -> ShardPlan:
     """Return what there is to read of a data file for some of its tensors."""
-    return plan._replace(pieces=[piece for piece in plan.pieces if piece.key in keys])
+    return plan._replace(pieces=Ranges.of(piece for piece in plan.pieces if piece.key in keys))
 
 
 def _without_gaps(plan: ShardPlan) -> ShardPlan:
     """Return what there is to read where the index is damaged, and may have listed what is left."""
-    return plan._replace(pieces=[piece for piece in plan.pieces if piece.key is not None])
+    return plan._replace(pieces=Ranges.of(piece for piece in plan.pieces if piece.key is not None))
 
 
 def _names_beside(path: Path) -> set[str]:
@@ -251,26 +256,29 @@ def checksum_findings(
 ) -> tuple[tuple[Finding, ...], int, int]:
     """Compare every checksum; return (findings, tensors compared, bytes read)."""
     findings: list[Finding] = []
-    count = nbytes = whole = 0
+    count = whole = 0
     sliced: set[str] = set()  # keys of tensors of several pieces
     damaged: list[Finding] = []
-    for plan, piece, crc in range_checksums(plans, executor, progress):
-        nbytes += piece.nbytes
-        if piece.key is None:
-            findings.extend(_gap(plan, piece, crc))
+    for some in range_checksums(plans, executor, progress):
+        if some.hold():
+            count, whole = count + len(some.crcs), whole + len(some.crcs)
             continue
-        count += 1
-        if piece.label == piece.key:
-            whole += 1
-        else:
-            sliced.add(piece.key)
-        if isinstance(crc, CkptkitError):
-            damaged.append(_bad_read(plan, piece, crc))
-        elif piece.crc32c is not None and crc != piece.crc32c:
-            damaged.append(_mismatch(plan, piece, crc))
-    strings = ((bundle, plan.path, piece) for plan in plans for piece in decoded_in(plan.pieces))
+        for piece, crc in some.each():
+            if piece.key is None:
+                findings.extend(_gap(some.plan, piece, crc))
+                continue
+            count += 1
+            if piece.label == piece.key:
+                whole += 1
+            else:
+                sliced.add(piece.key)
+            if isinstance(crc, CkptkitError):
+                damaged.append(_bad_read(some.plan, piece, crc))
+            elif piece.crc32c is not None and crc != piece.crc32c:
+                damaged.append(_mismatch(some.plan, piece, crc))
+    strings = ((bundle, plan.path, piece) for plan in plans for piece in plan.pieces.decoded())
     for piece, finding in bounded_map(executor, _decoded, strings, lambda item: item[2].label):
-        count, nbytes = count + 1, nbytes + piece.nbytes
+        count += 1
         if piece.label == piece.key:
             whole += 1
         else:
@@ -280,6 +288,7 @@ def checksum_findings(
     for one in damaged:
         is_sum = one.code == "tensor.checksum"
         findings.append(replace(one, hint=_hint(bundle, torn)) if is_sum else one)
+    nbytes = sum(plan.pieces.nbytes for plan in plans)
     return tuple(findings), whole + len(sliced), nbytes
 
 

@@ -9,8 +9,10 @@ checksums.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import tee
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,14 +24,7 @@ from ckptkit._io.read_buffer import Bytes, ReadBuffer
 from ckptkit._io.read_buffer import lent as lent_bytes
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
-from ckptkit.operations.verify.ranges import (
-    DECODED,
-    ChecksummedRange,
-    PackedRanges,
-    Ranges,
-    nbytes_of,
-    range_of,
-)
+from ckptkit.operations.verify.ranges import DECODED, ChecksummedRange, Ranges, range_of
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
 
@@ -43,11 +38,23 @@ MAX_REPEATED = 4  # overlapping pieces are read again up to this many times the 
 
 
 class ReadBatch(NamedTuple):
-    """Neighbouring (parts of) pieces of one file: (index into the pieces, bytes)."""
+    """Neighbouring pieces of one file, from number `first` on.
+
+    sizes: bytes that are in the batch, of each piece.  before, after: bytes of the first piece that
+    are in earlier batches, and of the last one that are in later ones.
+    """
 
     path: Path
     offset: int
-    parts: tuple[tuple[int, int], ...]
+    first: int
+    sizes: array[int]
+    before: int
+    after: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return sum(self.sizes)
 
 
 class ShardPlan(NamedTuple):
@@ -65,29 +72,29 @@ class ShardPlan(NamedTuple):
 def ranges_by_shard(store: Store) -> Sequence[Ranges]:
     """Return the pieces in each data file, by offset."""
     specs = store.specs
-    if isinstance(specs, PackedSpecs):
-        return _packed_ranges(specs, len(store.shards))
-    shards: list[list[ChecksummedRange]] = [[] for _ in store.shards]
-    for spec in specs.values():
-        for shard, piece in _slices_of(spec):
-            shards[shard].append(piece)
-        if not spec.slices and spec.shard is not None and spec.offset is not None:
-            shards[spec.shard].append(range_of(spec))
+    packed = specs if isinstance(specs, PackedSpecs) else None
+    shards = [Ranges(packed) for _ in store.shards]
+    if packed is None:
+        for spec in specs.values():
+            _add_ranges(shards, spec)
+    else:
+        add_row = [None if form[3] is None else shards[form[3]].append_row for form in packed.forms]
+        for row, form in enumerate(packed.form_of):
+            if form < 0:
+                _add_ranges(shards, packed.at(row))
+            elif (add := add_row[form]) is not None:
+                add(row)
     for pieces in shards:
-        pieces.sort(key=lambda piece: (piece.offset, piece.nbytes))
+        pieces.sort()
     return shards
 
 
-def _packed_ranges(specs: PackedSpecs, shards: int) -> list[PackedRanges]:
-    found = [PackedRanges(specs) for _ in range(shards)]
-    for row, spec in enumerate(specs.values()):
-        for shard, piece in _slices_of(spec):
-            found[shard].append(piece)
-        if not spec.slices and spec.shard is not None and spec.offset is not None:
-            found[spec.shard].append_row(row)
-    for pieces in found:
-        pieces.sort()
-    return found
+def _add_ranges(shards: Sequence[Ranges], spec: TensorSpec) -> None:
+    """Add the pieces of a tensor to those of their files."""
+    for shard, piece in _slices_of(spec):
+        shards[shard].append(piece)
+    if not spec.slices and spec.shard is not None and spec.offset is not None:
+        shards[spec.shard].append(range_of(spec))
 
 
 def _slices_of(spec: TensorSpec) -> Iterator[tuple[int, ChecksummedRange]]:
@@ -104,31 +111,36 @@ def _slices_of(spec: TensorSpec) -> Iterator[tuple[int, ChecksummedRange]]:
 def plan_shard(path: Path, pieces: Ranges) -> ShardPlan:
     """Return the pieces that the file holds whole, with gaps between, and what is wrong."""
     size = file_size(path)
-    planned: Ranges = PackedRanges(pieces.specs) if isinstance(pieces, PackedRanges) else []
+    planned = pieces.emptied()
     findings: list[Finding] = []
-    end, last, budget = 0, None, MAX_REPEATED * size
-    for at, piece in enumerate(pieces):
-        stop = piece.offset + piece.nbytes
-        if stop > size:
-            findings.append(_past_the_end(path, piece, size))
+    end, last, budget = 0, 0, MAX_REPEATED * size
+    done = 0  # number of those that are planned or left out
+    for at, (offset, nbytes) in enumerate(pieces.places()):
+        stop = offset + nbytes
+        if offset == end and nbytes and stop <= size:  # as writers lay them, and so most of them
+            end, last = stop, at
             continue
-        if not piece.nbytes:
+        planned.extend(pieces, done, at)
+        done = at + 1
+        if stop > size:
+            findings.append(_past_the_end(path, pieces[at], size))
+            continue
+        if not nbytes:
+            piece = pieces[at]
             if not piece.decoded and piece.crc32c:  # that of no bytes is 0
                 findings.append(_empty(path, piece))
             continue
-        if piece.offset < end and last is not None:
-            findings.append(_overlap(path, last, piece))
-            budget -= piece.nbytes
+        if offset < end:
+            findings.append(_overlap(path, pieces[last], pieces[at]))
+            budget -= nbytes
             if budget < 0:
                 continue
-        elif piece.offset > end:
-            planned.append(_gap(end, piece.offset))
-        if isinstance(planned, PackedRanges) and isinstance(pieces, PackedRanges):
-            planned.append_from(pieces, at)
         else:
-            planned.append(piece)
+            planned.append(_gap(end, offset))
+        done = at
         if stop > end:
-            end, last = stop, piece
+            end, last = stop, at
+    planned.extend(pieces, done, len(pieces))
     if end < size and not any(f.code == "data.truncated" for f in findings):
         planned.append(_gap(end, size))
     if budget < 0:
@@ -177,24 +189,27 @@ def _overlap(path: Path, one: ChecksummedRange, other: ChecksummedRange) -> Find
 
 def batches_of(plan: ShardPlan) -> Iterator[ReadBatch]:
     """Yield the work on one file: batches of at most BATCH_BYTES and BATCH_PARTS, in order."""
-    parts: list[tuple[int, int]] = []
-    start = end = 0
-    for index, piece in enumerate(plan.pieces):
-        if piece.decoded:
+    sizes = array("q")
+    first = start = end = before = 0
+    pieces = zip(plan.pieces.places(), plan.pieces.are_decoded(), strict=True)
+    for index, ((at, nbytes), is_decoded) in enumerate(pieces):
+        if is_decoded:
             continue
-        at, stop = piece.offset, piece.offset + piece.nbytes
+        stop = at + nbytes
         while at < stop:
-            is_full = end - start >= BATCH_BYTES or len(parts) >= BATCH_PARTS
-            if parts and (at != end or is_full):
-                yield ReadBatch(plan.path, start, tuple(parts))
-                parts = []
-            if not parts:
-                start = end = at
+            follows = at == end and index <= first + len(sizes)
+            is_full = end - start >= BATCH_BYTES or len(sizes) >= BATCH_PARTS
+            if sizes and (is_full or not follows):
+                after = stop - at if index < first + len(sizes) else 0
+                yield ReadBatch(plan.path, start, first, sizes, before, after)
+                sizes = array("q")
+            if not sizes:
+                first, start, end, before = index, at, at, at + nbytes - stop
             step = min(stop - at, BATCH_BYTES - (end - start))
-            parts.append((index, step))
+            sizes.append(step)
             at = end = at + step
-    if parts:
-        yield ReadBatch(plan.path, start, tuple(parts))
+    if sizes:
+        yield ReadBatch(plan.path, start, first, sizes, before, 0)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -211,33 +226,31 @@ def _buffer() -> ReadBuffer:
     return buffer
 
 
-def checksums(batch: ReadBatch) -> list[int]:
-    """Return the crc32c of each part of a batch; raises TruncatedError."""
-    return _Reader(batch).all()
-
-
 class _Reader:
-    """Reads a batch front to back, a buffer at a time."""
+    """Reads neighbouring pieces of a file front to back, a buffer at a time."""
 
-    def __init__(self, batch: ReadBatch) -> None:
-        self.batch = batch
-        self.total = sum(nbytes for _index, nbytes in batch.parts)
-        self.extent = Extent(batch.path, batch.offset, self.total)
+    def __init__(self, path: Path, offset: int, sizes: Sequence[int]) -> None:
+        self.ends = [*accumulate(sizes)]
+        self.total = self.ends[-1]
+        self.extent = Extent(path, offset, self.total)
         self.buffer: Bytes = _buffer()
 
-    def all(self) -> list[int]:
+    def checksums(self) -> list[int]:
+        """Return the crc32c of each piece; raises TruncatedError."""
         crcs: list[int] = []
-        loaded = at = 0  # bytes of the batch in the buffer end at `loaded`; `at` have been used
-        start = 0
-        for _index, nbytes in self.batch.parts:
-            crc, left = 0, nbytes
-            while left:
-                if at == loaded:
-                    start, loaded = loaded, loaded + self._load(loaded)
-                step = min(left, loaded - at)
-                crc = self.buffer.crc(crc, step, at - start)
-                at, left = at + step, left - step
-            crcs.append(crc)
+        start = crc = 0  # crc: of what came before of a piece that has not ended
+        while start < self.total:
+            loaded = start + self._load(start)
+            ended = bisect_right(self.ends, loaded, len(crcs))
+            bounds = [end - start for end in self.ends[len(crcs) : ended]]
+            rest = 0  # where in the buffer the piece begins that does not end in it
+            if bounds:
+                crcs.append(self.buffer.crc(crc, bounds[0]))
+                crcs += self.buffer.crcs(bounds)
+                crc, rest = 0, bounds[-1]
+            if start + rest < loaded:
+                crc = self.buffer.crc(crc, loaded - start - rest, rest)
+            start = loaded
         return crcs
 
     def _load(self, start: int) -> int:
@@ -253,47 +266,57 @@ class _Reader:
         return count
 
 
+class RangeChecksums(NamedTuple):
+    """Neighbouring pieces of a data file, from number `first` on, and the crc32c of each.
+
+    In place of a checksum stands why the bytes cannot be read, if so.
+    """
+
+    plan: ShardPlan
+    first: int
+    crcs: Sequence[int | CkptkitError]
+
+    def hold(self) -> bool:
+        """Whether the pieces are whole tensors that have these checksums."""
+        return self.plan.pieces.have(self.first, self.crcs)
+
+    def each(self) -> Iterator[tuple[ChecksummedRange, int | CkptkitError]]:
+        """Yield each piece and its checksum."""
+        pieces = self.plan.pieces[self.first : self.first + len(self.crcs)]
+        return zip(pieces, self.crcs, strict=True)
+
+
 def range_checksums(
     plans: list[ShardPlan], executor: Executor | None, progress: Progress | None = None
-) -> Iterator[tuple[ShardPlan, ChecksummedRange, int | CkptkitError]]:
-    """Yield (plan, piece, its crc32c) for all pieces that are not decoded, file by file.
-
-    In place of the checksum stands why the bytes cannot be read, if so.
-    """
+) -> Iterator[RangeChecksums]:
+    """Yield the checksums of all pieces that are not decoded, file by file."""
     by_path = {plan.path: plan for plan in plans}
-    meter = ProgressMeter(progress, "read", sum(nbytes_of(plan.pieces) for plan in plans))
-    # path, piece, bytes left, crc32c so far
-    open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
+    total = sum(plan.pieces.nbytes for plan in plans)
+    meter = ProgressMeter(progress, "read", total)
     work, read = tee(batch for plan in plans for batch in batches_of(plan))
     results = batched_map(
         executor,
         _read_batch,
         read,
-        lambda batch: sum(nbytes for _index, nbytes in batch.parts),
-        lambda batch: _named(by_path, batch),
-        sum(nbytes_of(plan.pieces) for plan in plans),
+        lambda batch: batch.nbytes,
+        lambda batch: _named(by_path[batch.path], batch),
+        total,
     )
-    for batch, crcs in zip(work, results, strict=True):
-        plan = by_path[batch.path]
-        batch_bytes = 0
-        for (index, nbytes), crc in zip(batch.parts, crcs, strict=True):
-            piece = plan.pieces[index]
-            if open_piece is None or open_piece[:2] != (batch.path, index):
-                open_piece = batch.path, index, piece.nbytes, 0
-            left = open_piece[2] - nbytes
-            joined = _joined(open_piece[3], crc, nbytes) if left + nbytes < piece.nbytes else crc
-            open_piece = batch.path, index, left, joined
-            batch_bytes += nbytes
-            if not left:
-                yield plan, piece, joined
-                open_piece = None
-        meter.add(batch_bytes)
+    begun: int | CkptkitError = 0  # checksum of what earlier batches have of a piece
+    for batch, (*crcs,) in zip(work, results, strict=True):
+        if batch.before:
+            crcs[0] = _joined(begun, crcs[0], batch.sizes[0])
+        if batch.after:
+            begun = crcs.pop()
+        if crcs:
+            yield RangeChecksums(by_path[batch.path], batch.first, crcs)
+        meter.add(batch.nbytes)
 
 
-def _named(plans: Mapping[Path, ShardPlan], batch: ReadBatch) -> str:
+def _named(plan: ShardPlan, batch: ReadBatch) -> str:
     """Return what lies in a batch, for a message."""
-    pieces = plans[batch.path].pieces
-    names = [pieces[index].label for index, _nbytes in batch.parts if pieces[index].key is not None]
+    pieces = plan.pieces[batch.first : batch.first + len(batch.sizes)]
+    names = [piece.label for piece in pieces if piece.key is not None]
     return some_names(names) or f"{batch.path} at byte {batch.offset}"
 
 
@@ -304,16 +327,16 @@ def _joined(before: int | CkptkitError, crc: int | CkptkitError, nbytes: int) ->
 
 
 def _read_batch(batch: ReadBatch) -> Sequence[int | CkptkitError]:
-    """Return the checksums of a batch; where the disk fails, of those parts that can be read."""
+    """Return the checksums of a batch; where the disk fails, of those pieces that can be read."""
     try:
-        return checksums(batch)
+        return _Reader(batch.path, batch.offset, batch.sizes).checksums()
     except CkptkitError:
         pass
     crcs: list[int | CkptkitError] = []
     offset = batch.offset
-    for index, nbytes in batch.parts:
+    for nbytes in batch.sizes:
         try:
-            crcs += checksums(ReadBatch(batch.path, offset, ((index, nbytes),)))
+            crcs += _Reader(batch.path, offset, (nbytes,)).checksums()
         except CkptkitError as error:
             crcs.append(error)
         offset += nbytes

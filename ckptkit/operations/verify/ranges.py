@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, compress, islice, repeat
+from operator import inv, itemgetter, le
 from typing import NamedTuple, overload
 
+from ckptkit.errors import CkptkitError
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
 
 DECODED = ("string", "variant")  # their checksum is not that of the plain bytes
+_PLACE = itemgetter(0, 1)  # of a range: its offset and bytes
+_ROWS = 1 << 12  # that are gone over together
 
 
 class ChecksummedRange(NamedTuple):
@@ -31,70 +35,95 @@ def range_of(spec: TensorSpec) -> ChecksummedRange:
     return ChecksummedRange(spec.offset, spec.nbytes, spec.key, spec.key, spec.crc32c, decoded)
 
 
-class PackedRanges(Sequence[ChecksummedRange]):
-    """Ranges of packed specs; one that is not that of a row is kept whole."""
+class Ranges(Sequence[ChecksummedRange]):
+    """Ranges, each kept whole, or as a row of packed specs, which takes eight bytes."""
 
-    def __init__(self, specs: PackedSpecs) -> None:
-        self.specs = specs
-        self._row = array("q")  # of the specs; a negative one counts those kept whole
+    def __init__(self, specs: PackedSpecs | None = None) -> None:
+        self._specs = PackedSpecs() if specs is None else specs
+        self._row = array("q")  # of the specs; ~n: of those kept whole, number n
         self._whole: list[ChecksummedRange] = []
+
+    @classmethod
+    def of(cls, pieces: Iterable[ChecksummedRange]) -> Ranges:
+        """Return ranges that are kept whole."""
+        found = cls()
+        for piece in pieces:
+            found.append(piece)
+        return found
 
     def append(self, piece: ChecksummedRange) -> None:
         """Add a range that is kept whole."""
+        self._row.append(~len(self._whole))
         self._whole.append(piece)
-        self._row.append(-len(self._whole))
 
     def append_row(self, row: int) -> None:
-        """Add the range of a row of the specs, which lies in one piece."""
+        """Add the range of a row of the specs, which lies in one piece, by its form."""
         self._row.append(row)
 
-    def append_from(self, other: PackedRanges, at: int) -> None:
-        """Add what another has at a place."""
-        row = other._row[at]
-        if row < 0:
-            self.append(other._whole[-1 - row])
-        else:
-            self._row.append(row)
+    def emptied(self) -> Ranges:
+        """Return ranges to which some of these can be added, and have not been yet."""
+        found = Ranges(self._specs)
+        found._whole = [*self._whole]
+        return found
+
+    def extend(self, other: Ranges, start: int, stop: int) -> None:
+        """Add some of those whose `emptied` this was, in their order."""
+        self._row.extend(other._row[start:stop])
 
     def sort(self) -> None:
         """Sort by offset and size."""
-        places = [self._place(row) for row in self._row]
-        if any(place < before for before, place in pairwise(places)):
-            order = sorted(range(len(places)), key=places.__getitem__)
-            self._row = array("q", [self._row[at] for at in order])
+        if all(map(le, self.places(), islice(self.places(), 1, None))):
+            return
+        numbers = [offset << 64 | nbytes for offset, nbytes in self.places()]
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        self._row = array("q", map(self._row.__getitem__, order))
 
-    def _place(self, row: int) -> int:
-        if row < 0:
-            piece = self._whole[-1 - row]
-            return piece.offset << 64 | piece.nbytes
-        offset, nbytes = self.specs.place(row)
-        assert offset is not None
-        return offset << 64 | nbytes
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Yield the offset of each, and how many bytes it has."""
+        return chain.from_iterable(map(self._places_of, self._some_rows()))
+
+    def are_decoded(self) -> Iterator[bool]:
+        """Yield of each whether its checksum is not that of the plain bytes."""
+        is_decoded = [form[0] in DECODED for form in self._specs.forms]
+        if not any(is_decoded) and not any(piece.decoded for piece in self._whole):
+            return repeat(False, len(self))
+        form_of = self._specs.form_of
+        return (
+            self._whole[~row].decoded if row < 0 else is_decoded[form_of[row]] for row in self._row
+        )
+
+    def have(self, start: int, crcs: Sequence[int | CkptkitError]) -> bool:
+        """Whether these are checksums that whole tensors have, from the one at `start` on."""
+        rows = self._row[start : start + len(crcs)]
+        if min(rows) >= 0:
+            return [*self._specs.checksums(rows)] == crcs
+        pairs = zip(self._pieces_of(rows), crcs, strict=True)
+        return all(piece.label == piece.key and piece.crc32c == crc for piece, crc in pairs)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all of them."""
-        place, whole = self.specs.place, self._whole
-        return sum(whole[-1 - row].nbytes if row < 0 else place(row)[1] for row in self._row)
+        return sum(map(itemgetter(1), self.places()))
 
     def decoded(self) -> Iterator[ChecksummedRange]:
         """Yield those whose checksum is not that of the plain bytes."""
-        dtype = self.specs.dtype
-        for row in self._row:
-            if row < 0 or dtype(row) in DECODED:
-                piece = self._of_row(row)
-                if piece.decoded:
-                    yield piece
+        return map(self._of_row, compress(self._row, self.are_decoded()))
+
+    def _some_rows(self) -> Iterator[array[int]]:
+        return (self._row[at : at + _ROWS] for at in range(0, len(self), _ROWS))
+
+    def _places_of(self, rows: array[int]) -> Iterator[tuple[int, int]]:
+        if min(rows) >= 0:
+            return self._specs.some_places(rows)
+        return map(_PLACE, self._pieces_of(rows))
+
+    def _pieces_of(self, rows: array[int]) -> Iterator[ChecksummedRange]:
+        if max(rows) >= 0:
+            return map(self._of_row, rows)
+        return map(self._whole.__getitem__, map(inv, rows))
 
     def _of_row(self, row: int) -> ChecksummedRange:
-        if row < 0:
-            return self._whole[-1 - row]
-        specs = self.specs
-        offset, nbytes = specs.place(row)
-        assert offset is not None
-        key = specs.keys_in_order[row]
-        is_decoded = specs.dtype(row) in DECODED
-        return ChecksummedRange(offset, nbytes, key, key, specs.checksum(row), is_decoded)
+        return self._whole[~row] if row < 0 else range_of(self._specs.at(row))
 
     def __len__(self) -> int:
         return len(self._row)
@@ -109,21 +138,4 @@ class PackedRanges(Sequence[ChecksummedRange]):
         return self._of_row(self._row[index])
 
     def __iter__(self) -> Iterator[ChecksummedRange]:
-        return map(self._of_row, self._row)
-
-
-Ranges = list[ChecksummedRange] | PackedRanges
-
-
-def nbytes_of(pieces: Ranges) -> int:
-    """Return how many bytes ranges have together."""
-    if isinstance(pieces, PackedRanges):
-        return pieces.nbytes
-    return sum(piece.nbytes for piece in pieces)
-
-
-def decoded_in(pieces: Ranges) -> Iterator[ChecksummedRange]:
-    """Yield the ranges whose checksum is not that of the plain bytes."""
-    if isinstance(pieces, PackedRanges):
-        return pieces.decoded()
-    return (piece for piece in pieces if piece.decoded)
+        return chain.from_iterable(map(self._pieces_of, self._some_rows()))

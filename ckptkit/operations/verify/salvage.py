@@ -21,7 +21,7 @@ from ckptkit.operations.verify.data import (
     range_checksums,
     ranges_by_shard,
 )
-from ckptkit.operations.verify.ranges import ChecksummedRange, decoded_in
+from ckptkit.operations.verify.ranges import ChecksummedRange
 from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
@@ -138,7 +138,8 @@ def _sound(
     reasons: dict[str, str] = {}
     plans = list(_plans(bundle, reasons))
     passed: Counter[str] = Counter()
-    for plan, piece, crc in range_checksums(plans, executor, progress):
+    found = range_checksums(plans, executor, progress)
+    for plan, piece, crc in ((some.plan, *pair) for some in found for pair in some.each()):
         if piece.key is None:
             continue
         if isinstance(crc, CkptkitError):
@@ -148,7 +149,7 @@ def _sound(
         else:
             place = f"{plan.path.name} bytes {piece.offset} to {piece.offset + piece.nbytes}"
             reasons.setdefault(piece.key, f"its checksum does not hold ({place})")
-    decoded = [(bundle, plan.path, piece) for plan in plans for piece in decoded_in(plan.pieces)]
+    decoded = [(bundle, plan.path, piece) for plan in plans for piece in plan.pieces.decoded()]
     for key, reason in bounded_map(executor, _decoded, decoded, lambda item: item[2].label):
         if reason:
             reasons.setdefault(key, reason)
