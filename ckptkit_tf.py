@@ -11,6 +11,7 @@ under way yet, so the process then ends as programs do that were interrupted, an
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import sys
@@ -28,6 +29,7 @@ def main() -> None:
     """Run the command line and exit."""
     # What is imported lives until the end: looking for garbage among it finds none.
     gc.disable()
+    _open_closed_streams()
     try:
         # A failing callback of the import system would print and swallow a KeyboardInterrupt.
         unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable
@@ -50,6 +52,18 @@ def main() -> None:
             _end_interrupted()
         gc.freeze()  # the process ends: Python would look for garbage once more
         raise
+
+
+def _open_closed_streams() -> None:
+    """Let a process that was started without standard streams (`<&- >&- 2>&-`) have some.
+
+    Nothing comes from them, and what goes there is lost.  Otherwise the next file that is opened
+    would have one of their numbers, and hold what libraries and children print.
+    """
+    with contextlib.suppress(OSError):  # there may be no such device
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
 
 
 def _end_interrupted() -> NoReturn:

@@ -102,27 +102,27 @@ def replacing_files(
         return
     temporaries = tuple(_temporary(target, claim) for target in targets)  # known before they exist
     try:
-        for temporary, target in zip(temporaries, targets, strict=True):
-            with refusing(target):
+        for path, temporary in zip(paths, temporaries, strict=True):
+            with refusing(path):
                 _make(temporary)
-        with refusing(targets[-1]):
+        with refusing(paths[-1]):
             yield temporaries
-        for temporary, target in zip(temporaries, targets, strict=True):
-            with refusing(target):
+        for path, temporary, target in zip(paths, temporaries, targets, strict=True):
+            with refusing(path):
                 _keep_mode(temporary, target)
                 _sync(temporary)
-        for temporary, target in zip(temporaries, targets, strict=True):
-            with refusing(target):
+        for path, temporary, target in zip(paths, temporaries, targets, strict=True):
+            with refusing(path):
                 if target is targets[-1] and len(targets) > 1:
                     _sync(target.parent)  # the commit must not reach the disk before the data
                 _rename(temporary, target, overwrite)
-        with refusing(targets[-1]):
+        with refusing(paths[-1]):
             _sync(targets[-1].parent)
         new = {os.path.realpath(target) for target in targets}
-        for path in obsolete:
-            if os.path.realpath(path) not in new:
+        for old in obsolete:
+            if os.path.realpath(old) not in new:
                 with suppress(OSError):
-                    path.unlink()
+                    old.unlink()
     finally:
         for temporary in temporaries:
             with suppress(OSError):
@@ -179,7 +179,7 @@ def _target(path: Path, overwrite: bool) -> Path:
         try:
             mode = target.stat().st_mode
         except FileNotFoundError:
-            check_parent(target)
+            check_parent(path, target)
             return target
         if stat.S_ISDIR(mode):
             raise OutputError("is a directory", where=str(path), hint="give a file name")
@@ -193,7 +193,7 @@ def _target(path: Path, overwrite: bool) -> Path:
 def _check_directory(path: Path, target: Path, overwrite: bool, marker: str) -> None:
     with refusing(path):
         if not os.path.lexists(target):
-            check_parent(target)
+            check_parent(path, target)
             return
         if not target.is_dir():
             raise OutputError("exists and is not a directory", where=str(path))

@@ -93,7 +93,7 @@ def claiming(path: Path) -> Iterator[Claim]:
     try:  # from here on, for an interruption may come between any two steps
         with refusing(path):
             target = Path(os.path.realpath(path))
-            check_parent(target)
+            check_parent(path, target)
             with suppress(FileNotFoundError):
                 target.lstat()  # a name that no file can have is refused before any work is done
             claim = _claimed(target, path)

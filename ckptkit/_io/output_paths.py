@@ -85,10 +85,12 @@ def refuse_elsewhere(text: str) -> None:
         )
 
 
-def check_parent(target: Path) -> None:
-    """Raise OutputError unless the directory that `target` goes into is there."""
+def check_parent(path: Path, target: Path) -> None:
+    """Raise OutputError unless the directory is there that `target` goes into, which `path` means.
+
+    path: as it was given; `target` is what its links lead to.
+    """
     if not target.parent.is_dir():
         refuse_elsewhere(str(target))
-        raise OutputError(
-            f"no such directory: {target.parent}", where=str(target), hint="make it first"
-        )
+        parent = target.parent if path.is_symlink() else path.parent
+        raise OutputError(f"no such directory: {parent}", where=str(path), hint="make it first")

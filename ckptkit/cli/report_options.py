@@ -148,7 +148,9 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
             options.append(_format_option(offer, text))
         if offer.output:
             where = "Write to FILE instead of the terminal."
-            options.append(click.option("-o", "--output", metavar="FILE", help=where))
+            options.append(
+                click.option("-o", "--output", metavar="FILE", callback=_given_file, help=where)
+            )
         if "html" in offer.formats:
             page = "Write the report to FILE as an HTML page."
             options.append(click.option("--html", metavar="FILE", help=page))
@@ -191,10 +193,9 @@ def _with_page(function: F, offer: Offer) -> F:
         output = options.get("output") if offer.output else None
         if html is not None and output:
             raise click.UsageError("--html and --output exclude each other.")
-        if "-" in (html, output):
-            named = "--html" if html else "--output"
+        if html == "-":
             raise click.UsageError(
-                f"{named} -: a page is written to a file; --format html alone prints it."
+                "--html -: a page is written to a file; --format html alone prints it."
             )
         file = html or output or _new_page(context)
         context.meta[_PAGE] = _PageWanted(file, opened, kept=bool(html or output))
@@ -204,6 +205,11 @@ def _with_page(function: F, offer: Offer) -> F:
         return function(*args, **options)
 
     return cast(F, command)
+
+
+def _given_file(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    """Return the file of --output; None for "-", which is the terminal in other programs too."""
+    return None if given == "-" else given
 
 
 def _new_page(context: click.Context) -> str:

@@ -85,6 +85,8 @@ def without_subtree(path: Path) -> tuple[Path, str]:
         head, _, subtree = str(path).rpartition("#")
         return path.spelled(head), subtree
     head, _, subtree = os.fspath(path).rpartition("#")
+    if not head:  # as of a variable of the shell that is not set
+        raise PathNotFoundError("no path before the #", where=str(path))
     return Path(head), subtree
 
 
@@ -102,10 +104,22 @@ def _locate(path: Path, prefix_wins: bool) -> Location:
     if shard_files(prefix_of(path)):  # its prefix, or the pattern that a state file has
         return Location("checkpoint-v1", prefix_of(path))
     if is_there(path):
-        raise FormatError(str(path), "neither a file nor a directory")
+        raise _no_file(path)
     if not is_local(path) and (is_file(path) or is_file(index_path(path))):
         return _locate(path, prefix_wins)  # no listing has it, and it is there all the same
     raise _not_found(path)
+
+
+def _no_file(path: Path) -> FormatError:
+    """Return what is said of an entry that is neither a file nor a directory."""
+    what = "neither a file nor a directory"
+    if path.is_symlink() and not path.exists():
+        to = path.readlink()
+        return FormatError(str(path), f"{what}, but a link that leads nowhere: to {to}")
+    if path.is_fifo():
+        hint = "save to a file what comes out of it"
+        return FormatError(str(path), f"{what}, but a pipe", hint=hint)
+    return FormatError(str(path), what)
 
 
 def _directory(path: Path, prefix_wins: bool) -> Location:

@@ -158,6 +158,27 @@ def test_closed_outputs() -> None:
     assert shell(f"$K ls {ADAM} <&-").returncode == 0
 
 
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """What a child or a library prints would go into it; children without streams do not start."""
+    script = tmp_path / "opens.py"
+    script.write_text(
+        "import atexit, os, pathlib, ckptkit_tf\n"
+        "opened = lambda: str(os.open(os.devnull, os.O_RDONLY))\n"
+        "atexit.register(lambda: pathlib.Path(__file__).with_name('number').write_text(opened()))\n"
+        "ckptkit_tf.main()\n"
+    )
+    shell(f"{sys.executable} {script} --version <&- >&- 2>&-")
+    assert int((tmp_path / "number").read_text()) > 2
+
+
+def test_a_report_to_a_file_called_as_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("ls", ADAM, "-o", "-") == run("ls", ADAM)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_current_directory_that_was_removed(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

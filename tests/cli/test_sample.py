@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,19 @@ def test_nothing_is_replaced(sample: Path, tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_text("")
     assert "is not a directory" in refused("sample", file)
+
+
+def test_nothing_is_left_of_one_that_failed(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for place in (tmp_path / "new", kept):
+        limited = (
+            f"ulimit -f 4; {shlex.join([sys.executable, '-m', 'ckptkit', 'sample', str(place)])}"
+        )
+        done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "cannot write: File too large" in done.stderr
+    assert list(tmp_path.rglob("*")) == [kept]
 
 
 def test_it_is_small(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
+from ckptkit.stores.directories import is_model_directory
 from ckptkit.stores.locate import Location, locate
 from support.command_line import ckptkit as run
 from support.command_line import refused
@@ -429,6 +430,9 @@ def test_nothing_there(tmp_path: Path, run_dir: Path) -> None:
     assert "ckpt-100" in refused("ls", run_dir / "ckpt_100")
     with pytest.raises(PathNotFoundError, match="empty path"):
         locate("")
+    for operand in ("#", "#model"):
+        with pytest.raises(PathNotFoundError, match="no path before the #"):
+            locate(operand)
     with pytest.raises(PathNotFoundError, match="not a path"):
         locate("a\0b")
 
@@ -448,8 +452,9 @@ def test_odd_files(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "inside").symlink_to(".")
-    for name in ("fifo", "loop", "dangling"):
-        assert "neither a file nor a directory" in refused("ls", tmp_path / name)
+    for name, what in {"fifo": "a pipe", "loop": "a link", "dangling": "to nowhere"}.items():
+        said = refused("ls", tmp_path / name)
+        assert "neither a file nor a directory, but " in said and what in said
     refused("ls", tmp_path / "loop" / "x")
     refused("ls", tmp_path / "inside" / "inside")
     refused("ls", tmp_path / "fifo" / "x")
@@ -515,6 +520,19 @@ def test_permission_denied(as_nobody: Path) -> None:
     for operand in (folder, folder / "ckpt-9", f"{folder}/ckpt-9#a", folder / "none"):
         assert "ermission denied" in refused("ls", operand)
     folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["run", "run1"])
+def test_a_directory_of_somebody_else_in_a_run(as_nobody: Path, name: str) -> None:
+    """As the `lost+found` of a disk; a name that ends in a number may be a step of Orbax."""
+    run_dir = as_nobody / name
+    run_dir.mkdir()
+    prefix = write_bundle(run_dir / "ckpt-9", ONE)
+    (run_dir / "checkpoint").write_text('model_checkpoint_path: "ckpt-9"\n')
+    (run_dir / "lost+found").mkdir(0)
+    assert locate(run_dir).path == prefix
+    assert not is_model_directory(run_dir)  # as all commands on runs ask
+    (run_dir / "lost+found").chmod(0o700)
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "x/" * 5000])

@@ -114,7 +114,9 @@ def history(
     result = measured_run(
         paths, run, roles, names, limits, measured_before, executor, progress, known
     )
-    measured_before.save()
+    problem = measured_before.save()
+    if problem and cache is not True:  # a file that was asked for
+        return replace(result, notes=(*result.notes, f"nothing is kept: {problem}"))
     return result
 
 

@@ -164,20 +164,24 @@ class MeasuredBefore:
         inner = found.get(part) if isinstance(found, dict) else None
         return inner if isinstance(inner, dict) else {}
 
-    def save(self) -> None:
+    def save(self) -> str:
         """Write what this run measured, beside what was there of files that it did not look at.
 
-        A cache that cannot be written is none: the next run measures again.
+        A cache that cannot be written is none, and what kept it from that is returned: the next
+        run measures again.
         """
         if self.path is None or self._new == {"files": {}, "tensors": {}}:
-            return
+            return ""
         document = {"schema": SCHEMA, "saturated": self._saturated, **self._merged()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.path, overwrite=True) as beside:
                 beside.write_text(json.dumps(document, separators=(",", ":")), "utf-8")
-        except (OSError, CkptkitError):
-            return
+        except OSError as error:
+            return f"{self.path}: {error.strerror}"
+        except CkptkitError as error:
+            return str(error)
+        return ""
 
     def _merged(self) -> dict[str, Any]:
         files = {**self._old["files"], **self._new["files"]}

@@ -30,6 +30,7 @@ ZARRAY, ZARR_JSON = ".zarray", "zarr.json"
 COMMITTED = "commit_success.txt"
 UNFINISHED = ".orbax-checkpoint-tmp"
 _OLD_TREE = "checkpoint"  # msgpack, of before `_METADATA`
+_MAPS = (*(bytes([first]) for first in range(0x80, 0x90)), b"\xde", b"\xdf")  # how they begin
 _STEP = lazy_pattern(r"(.*?)(\d{1,18})", re.S)
 
 
@@ -48,9 +49,16 @@ def is_item(directory: Path) -> bool:
 
 
 def _holds_old_tree(directory: Path) -> bool:
-    """Whether arrays lie beside the file in which versions of before `_METADATA` kept the tree."""
-    if not (directory / _OLD_TREE).is_file():
+    """Whether arrays lie beside the file in which versions of before `_METADATA` kept the tree.
+
+    TensorFlow's state file has the same name, and is text.
+    """
+    tree = directory / _OLD_TREE
+    if not tree.is_file():
         return False
+    with tree.open("rb") as file:
+        if file.read(1) not in _MAPS:
+            return False
     return any(
         (entry / name).is_file()
         for entry in entries_known(directory)
@@ -62,7 +70,14 @@ def is_checkpoint(directory: Path) -> bool:
     """Whether a directory is one checkpoint of Orbax, finished or not, and not a run of them."""
     if (directory / CHECKPOINT_METADATA).is_file() or is_item(directory):
         return True
-    return bool(_STEP.fullmatch(directory.name)) and bool(_old_items(directory))
+    if not _STEP.fullmatch(directory.name):
+        return False
+    try:
+        return bool(_old_items(directory))
+    except OSError:  # an entry that nobody may look into, such as the lost+found of a disk
+        if any(name.endswith(".index") for name, _ in names_in(directory)):
+            return False  # a run of TensorFlow
+        raise
 
 
 def is_unfinished(name: str) -> bool:

@@ -396,6 +396,15 @@ def test_a_directory_whose_name_is_no_text(five: Path, tmp_path: Path) -> None:
     assert ckptkit.history(odd).ok  # with the cache that it has unless told otherwise
 
 
+def test_a_cache_that_was_asked_for_and_is_not_written_is_told(five: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    result = ckptkit.history(five, cache=tmp_path / "file" / "cache.json")
+    assert result.ok
+    assert (
+        "nothing is kept" in " ".join(result.notes) and str(tmp_path / "file") in result.notes[-1]
+    )
+
+
 def test_a_directory_is_no_cache(five: Path) -> None:
     assert run_command("history", five, "--cache", five).code == 2
 
