@@ -146,8 +146,9 @@ class FormatError(CkptkitError):
     def __init__(
         self, where: str, message: str, *, expected: object = "", found: object = "", hint: str = ""
     ) -> None:
-        if expected != "" or found != "":
-            message = f"{message}: expected {expected}, found {found}"
+        sides = {"expected": expected, "found": found}
+        told = ", ".join(f"{side} {value}" for side, value in sides.items() if value != "")
+        message = f"{message}: {told}" if told else message
         super().__init__(message, where=where, hint=hint)
         self.expected = str(expected)
         self.found = str(found)

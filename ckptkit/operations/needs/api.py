@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ckptkit._io.file_states import os_error
-from ckptkit._io.files import file_size, read_exact
 from ckptkit._io.places import path_of
 from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.operations.needs import graphs
 from ckptkit.operations.needs.environment import Environment, environment_of
 from ckptkit.operations.needs.types import Fact, Need, OpeningCall
-from ckptkit.operations.scan.litert import is_litert
 from ckptkit.results import Document
 from ckptkit.stores.locate import Location, locate
 from ckptkit.stores.registry import (
     SAVED_MODEL,
     format_of,
-    format_of_kind,
-    format_of_name,
     function_of,
     open_format,
 )
@@ -34,8 +30,6 @@ __all__ = ["Needs", "needs"]
 SCHEMA = "ckptkit.needs/2"
 # Packages whose versions are told with the answer.
 _TOLD = ("tensorflow", "keras", "tf_keras", "jax", "torch", "h5py", "numpy", "ai-edge-litert")
-_LITERT = "tflite"  # as runners call such models
-_FRONT = 64  # bytes that tell a LiteRT model
 _LOADS = "keras.saving.load_model"  # the call of Keras 3
 _GRAPH = "graph"  # a text, or what TensorFlow 1 writes beside checkpoints
 
@@ -188,8 +182,6 @@ def _located(path: Path) -> tuple[str, Path]:
         return SAVED_MODEL, path
     if _is_pointer_directory(path):
         return SAVED_MODEL, path
-    if path.is_file() and (model := _run_alone(path)):
-        return model, path
     location: Location = locate(path)
     if location.subtree is not None:
         raise UsageError(
@@ -198,13 +190,6 @@ def _located(path: Path) -> tuple[str, Path]:
             hint="leave out what follows the #",
         )
     return location.format, location.path
-
-
-def _run_alone(path: Path) -> str:
-    """Return the format of a model that is run as a file; "" for others."""
-    front = read_exact(path, 0, min(file_size(path), _FRONT))
-    row = format_of_kind(_LITERT) if is_litert(front) else format_of_name(path.name)
-    return row.name if row is not None and row.is_run_as_file else ""
 
 
 def _is_pointer_directory(path: Path) -> bool:

@@ -347,6 +347,21 @@ def test_litert_with_ops_of_tensorflow() -> None:
     assert ckptkit.needs(path, environment=["tensorflow==2.21"]).facts[-1].value.startswith("Flex")
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.tflite"])
+def test_a_model_in_name_alone(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for content, said in (
+        (b"", "an empty file"),
+        (b"long enough, and no model", "its name says"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=said) as caught:
+            ckptkit.needs(path)
+        with pytest.raises(FormatError) as of_ls:
+            ckptkit.ls(path)
+        assert str(caught.value) == str(of_ls.value)
+
+
 # --- messages of other commands -------------------------------------------------------------------
 
 
