@@ -212,13 +212,24 @@ def test_listing_needs_neither_tensorflow_nor_numpy(arguments: list[str]) -> Non
     assert not modules_after(*arguments) & (HEAVY | {"numpy", "ml_dtypes", "tabulate"})
 
 
-@pytest.mark.parametrize("ending", ["safetensors", "npz"])
-def test_where_values_stay_as_they_are_numpy_is_not_needed(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("target", ["safetensors", "npz", "checkpoint"])
+def test_where_values_stay_as_they_are_numpy_is_not_needed(tmp_path: Path, target: str) -> None:
     """Nor where they are compared or checksummed, as the proof of a conversion does."""
-    output = str(tmp_path / f"output.{ending}")
-    for arguments in (("convert", CHECKPOINT, output), ("verify", CHECKPOINT)):
+    output = str(tmp_path / f"output.{target}")
+    for arguments in (("convert", CHECKPOINT, output, "--to", target), ("verify", CHECKPOINT)):
         assert not modules_after(*arguments) & {"numpy", "ml_dtypes", "hashlib", "html"}
     assert list(tmp_path.iterdir())
+
+
+BYTES = {"F32": 4, "BF16": 2, "F8_E4M3": 1}  # of one number
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+def test_verifying_safetensors_needs_no_numpy(tmp_path: Path, dtype: str) -> None:
+    header = f'{{"w":{{"dtype":"{dtype}","shape":[4],"data_offsets":[0,{4 * BYTES[dtype]}]}}}}'
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(4 * BYTES[dtype]))
+    assert not modules_after("verify", str(file)) & {"numpy", "ml_dtypes"}
 
 
 def test_starting_imports_nothing_of_files() -> None:

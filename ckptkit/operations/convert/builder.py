@@ -15,7 +15,6 @@ from ckptkit.operations.convert.rule_transforms import RuleTransforms
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.constants import StoreOfConstants
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
-from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
 from ckptkit.text import list_text
 from ckptkit.wording import operand
@@ -134,10 +133,3 @@ class PlanBuilder:
 def is_config_text(checkpoint: Checkpoint, key: str) -> bool:
     """Whether a tensor is a string of configuration, which is structure."""
     return checkpoint.names[key].role == "config" and checkpoint.specs[key].dtype == "string"
-
-
-def graph_bytes(checkpoint: Checkpoint) -> bytes:
-    """Return the serialised object graph of a checkpoint that has one."""
-    [(_, values)] = checkpoint.store.blocks(OBJECT_GRAPH_KEY)
-    data: bytes = values[0]
-    return data

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert.builder import PlanBuilder, graph_bytes, is_config_text
+from ckptkit.operations.convert.builder import PlanBuilder, is_config_text
 from ckptkit.operations.convert.model_files import notes_on_lists
 from ckptkit.operations.convert.plan import PlannedTensor
 from ckptkit.operations.convert.sources import STORED_TWICE
@@ -15,7 +15,7 @@ from ckptkit.operations.convert.value_stores import ValueSource, constant_source
 from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.registry import SAVED_MODEL, format_of
 from ckptkit.stores.tensor_bundle.edit_graph import check_root, edit_graph
-from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, graph_bytes
 from ckptkit.stores.writing import TensorToWrite
 from ckptkit.wording import say
 
@@ -50,7 +50,7 @@ def plan_from_object_graph(builder: PlanBuilder) -> None:
     duplicates = builder.src.duplicates
     keys = _keys_to_write(builder, duplicates)
     edited = edit_graph(
-        graph_bytes(last),
+        graph_bytes(last.store),
         f"{last.path}: object graph",
         keep=keys,
         below=last.subtree,

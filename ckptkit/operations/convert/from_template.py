@@ -16,7 +16,6 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import (
     FIXED_STRUCTURES,
     PlanBuilder,
-    graph_bytes,
     is_config_text,
 )
 from ckptkit.operations.convert.cudnn_transforms import (
@@ -35,7 +34,7 @@ from ckptkit.operations.convert.rule_transforms import (
 from ckptkit.operations.convert.value_stores import ValueSource
 from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of
 from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
-from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, graph_bytes
 from ckptkit.stores.writing import TensorToWrite
 from ckptkit.wording import operand, say
 
@@ -259,7 +258,7 @@ class _TemplatePlanner:
         template = self.template
         if self.format.structure not in _BUNDLES or OBJECT_GRAPH_KEY not in template.specs:
             return
-        graph = graph_bytes(template)
+        graph = graph_bytes(template.store)
         if (self.drop_roles or self.not_writable) and self.format.structure == OBJECT_GRAPH:
             keys = {
                 key for key in template.specs if template.names[key].role not in self.drop_roles

@@ -26,7 +26,7 @@ from ckptkit.operations.convert.output_comparison import OutputComparison
 from ckptkit.operations.convert.plan import Plan, PlannedTensor
 from ckptkit.operations.convert.value_stores import ValueSource, cast_source, transform_source
 from ckptkit.results import Result
-from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, graph_bytes
 from ckptkit.text import json_number
 
 _BASES_OF_NAMES = ("key", "structure", "name")
@@ -149,10 +149,8 @@ def _structure_failures(plan: Plan, output: Checkpoint) -> Iterator[str]:
         if (spec.dtype, spec.shape) != (expected.dtype, expected.shape):
             name = expected.name or key
             yield f"{name} is {spec.dtype} {spec.shape}, not {expected.dtype} {expected.shape}"
-    if plan.graph is not None:
-        graph = b"".join(part[0] for _, part in output.store.blocks(OBJECT_GRAPH_KEY))
-        if graph != plan.graph:
-            yield "the object graph is not the one that was written"
+    if plan.graph is not None and graph_bytes(output.store) != plan.graph:
+        yield "the object graph is not the one that was written"
     for problem in output.problems():
         yield str(problem)
 

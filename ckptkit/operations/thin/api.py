@@ -44,7 +44,7 @@ from ckptkit.operations.thin.run import kept_count, read_run, reason, refuse_sav
 from ckptkit.stores.registry import OBJECT_GRAPH, format_of
 from ckptkit.stores.tensor_bundle.edit_graph import graph_without
 from ckptkit.stores.tensor_bundle.files import index_path
-from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, graph_bytes
 from ckptkit.stores.tensor_bundle.state_file import is_v1
 from ckptkit.stores.tensor_bundle.writer import data_files, write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite
@@ -122,22 +122,18 @@ def _removed_bytes(checkpoint: Checkpoint, slots: list[str]) -> int:
 
     The index gets smaller too, by how much is known when it is written.
     """
-    graph = _graph(checkpoint)
+    graph = graph_bytes(checkpoint.store)
     thinner = _thin_graph(checkpoint, slots)
     tensors = sum(checkpoint.specs[key].nbytes for key in slots)
     return tensors + len(graph) - len(thinner)
 
 
-def _graph(checkpoint: Checkpoint) -> bytes:
-    [(_, values)] = checkpoint.store.blocks(OBJECT_GRAPH_KEY)
-    graph: bytes = values[0]
-    return graph
-
-
 def _thin_graph(checkpoint: Checkpoint, slots: Iterable[str]) -> bytes:
     """Return the object graph without the slots."""
     keep = checkpoint.specs.keys() - {*slots}
-    return graph_without(_graph(checkpoint), f"{checkpoint.path}: object graph", keep=keep)
+    return graph_without(
+        graph_bytes(checkpoint.store), f"{checkpoint.path}: object graph", keep=keep
+    )
 
 
 def _slots(checkpoint: Checkpoint) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import Extent
 from ckptkit._io.read_buffer import ReadBuffer
-from ckptkit.dtypes import kind, numpy_dtype
+from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import CkptkitError
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.stores.registry import format_of
 
 _RUN_BYTES = 16 << 20  # of tensors that are read at once
 _RUN_TENSORS = 1 << 14
@@ -28,6 +30,19 @@ class TensorRead(NamedTuple):
 def read_tensor(item: tuple[Store, str, int]) -> TensorRead:
     """Read a tensor to its end.  item: its store, key and bytes."""
     store, key, nbytes = item
+    spec = store.specs[key]
+    shard = _shard_of_bytes(store, spec)
+    if (
+        shard is not None
+        and spec.offset is not None
+        and spec.nbytes == spec.size * itemsize(spec.dtype)
+    ):
+        try:
+            _read_bytes(store.shards[shard], spec.offset, spec.nbytes)
+        except CkptkitError:
+            pass  # what is wrong is said as of any other tensor
+        else:
+            return TensorRead(key, nbytes, None)
     try:
         for _ in store.blocks(key):
             pass
@@ -92,21 +107,25 @@ class _ShardsOfForms:
         """Return the shard of a row of a form, looked up once for all of the form."""
         if form in self._known:
             return self._known[form]
-        spec = self._specs.at(row)
-        try:
-            numpy_dtype(spec.dtype)
-            is_plain = form >= 0 and kind(spec.dtype) != "bool" and self._store.mappable(spec.key)
-        except CkptkitError:
-            is_plain = False
-        self._known[form] = spec.shard if is_plain else None
+        self._known[form] = _shard_of_bytes(self._store, self._specs.at(row)) if form >= 0 else None
         return self._known[form]
+
+
+def _shard_of_bytes(store: Store, spec: TensorSpec) -> int | None:
+    """Return the number of the file whose bytes are the values, none of which is wrong; else None.
+
+    Such values are read without numpy.  Of flags not every byte is one.
+    """
+    has_checksums = format_of(store.format).has_checksums
+    is_plain = not has_checksums and kind(spec.dtype) != "bool" and store.mappable(spec.key)
+    return spec.shard if is_plain else None
 
 
 def read_run(run: TensorRun) -> list[TensorRead]:
     """Read the tensors of a run; return those that could not be read."""
     if run.shard is not None and len(run.rows) > 1:
         try:
-            _read_bytes(run)
+            _read_bytes(run.store.shards[run.shard], run.offset, run.nbytes)
         except CkptkitError:
             pass  # which of them it is, is seen one by one
         else:
@@ -115,9 +134,8 @@ def read_run(run: TensorRun) -> list[TensorRead]:
     return [read for read in reads if read.error is not None]
 
 
-def _read_bytes(run: TensorRun) -> None:
-    assert run.shard is not None
-    extent = Extent(run.store.shards[run.shard], run.offset, run.nbytes)
+def _read_bytes(path: Path, offset: int, nbytes: int) -> None:
+    extent = Extent(path, offset, nbytes)
     buffer = ReadBuffer(_READ_BYTES)
-    for at in range(0, run.nbytes, _READ_BYTES):
-        extent.read_into(at, buffer.view[: run.nbytes - at])
+    for at in range(0, nbytes, _READ_BYTES):
+        extent.read_into(at, buffer.view[: nbytes - at])

@@ -46,6 +46,7 @@ from ckptkit.stores.tensor_bundle.table import iter_table
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
+    from ckptkit.stores.base import Store
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 BUNDLE_VERSION = 1  # the newest bundle layout; tensor_bundle.cc: kTensorBundleVersion
@@ -118,9 +119,14 @@ class TensorBundle:
             raise FormatError(where, "not a scalar string", found=f"{spec.dtype} {spec.shape}")
         if self._lost_graph():
             return None  # the list is of use without it
+        return parse_object_graph(self.graph_bytes(), where)
+
+    def graph_bytes(self) -> bytes:
+        """Return the object graph as it is stored, where there is one; needs no numpy."""
+        spec, where = self.specs[OBJECT_GRAPH_KEY], f"{self.path}: {OBJECT_GRAPH_KEY}"
         shard = self._shard(spec)
         [(_start, [data])] = data_blocks.string_lists(shard, spec, self.big_endian, where)
-        return parse_object_graph(data, where)
+        return data
 
     def _lost_graph(self) -> bool:
         spec = self.specs.get(OBJECT_GRAPH_KEY)
@@ -232,6 +238,15 @@ class TensorBundle:
             spec.key, spec.dtype, part.shape, part.nbytes, part.shard, part.offset, part.crc32c
         )
         return data_blocks.RowReader(self.shards[part.shard], piece, self.big_endian)
+
+
+def graph_bytes(store: Store) -> bytes:
+    """Return the object graph that a store of some format has, as it is stored."""
+    if isinstance(store, TensorBundle):
+        return store.graph_bytes()
+    [(_start, values)] = store.blocks(OBJECT_GRAPH_KEY)
+    data: bytes = values[0]
+    return data
 
 
 def open_bundle(prefix: Path) -> TensorBundle:

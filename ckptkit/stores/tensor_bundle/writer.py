@@ -233,19 +233,14 @@ def _with_graph(
 
 
 class _BlocksWithGraph:
-    """The values of other tensors, and the object graph."""
+    """The values of all tensors but the object graph, which is written as it is."""
 
     def __init__(self, blocks: Blocks | SeparableBlocks, object_graph: bytes) -> None:
         self.blocks = blocks
         self.object_graph = object_graph
 
     def __call__(self, key: str) -> Iterator[tuple[int, Array]]:
-        import numpy as np
-
-        if key == OBJECT_GRAPH_KEY:
-            yield 0, np.array([self.object_graph], dtype=object)
-        else:
-            yield from self.blocks(key)
+        return self.blocks(key)
 
     @property
     def stored_bytes(self) -> StoredBytes | None:
@@ -349,10 +344,9 @@ def write_strings(
     on), then the stored checksum, then the bytes.  Source: tensor_bundle.cc, WriteStringTensor.
     """
     size = crc = total = written = 0
-    for values in checked_blocks(tensor, blocks, where):
+    for strings in _string_lists(tensor, blocks, where):
         encoded, fixed = bytearray(), bytearray()
-        for value in values:
-            length = len(element_bytes(value, tensor, where))
+        for length in map(len, strings):
             encoded += varint(length)
             fixed += length.to_bytes(4 if length < 1 << 32 else 8, "little")
             total += length
@@ -362,14 +356,21 @@ def write_strings(
     checksum = _crc32c.mask(crc).to_bytes(4, "little")
     crc = _crc32c.extend(crc, checksum)
     file.write(checksum)
-    for values in checked_blocks(tensor, blocks, where):
-        joined = b"".join(element_bytes(value, tensor, where) for value in values)
+    for joined in map(b"".join, _string_lists(tensor, blocks, where)):
         crc = _crc32c.extend(crc, joined)
         file.write(joined)
         written += len(joined)
     if written != total:
         raise OutputError(f"the strings of {tensor.key!r} changed while written", where=where)
     return size + len(checksum) + written, crc
+
+
+def _string_lists(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[list[bytes]]:
+    if isinstance(blocks, _BlocksWithGraph) and tensor.key == OBJECT_GRAPH_KEY:
+        yield [blocks.object_graph]
+        return
+    for values in checked_blocks(tensor, blocks, where):
+        yield [element_bytes(value, tensor, where) for value in values]
 
 
 def write_variants(

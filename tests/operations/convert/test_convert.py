@@ -250,11 +250,11 @@ def test_a_stale_donor_is_refused_by_name(tmp_path: Path) -> None:
     specs = ckptkit.open(donor).specs
     key = next(key for key in arrays if len(specs[key].shape) == 2)
     shape = (specs[key].shape[0] + 1, specs[key].shape[1])
-    from ckptkit.operations.convert.builder import graph_bytes
+    from ckptkit.stores.tensor_bundle.reader import graph_bytes
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
     from ckptkit.stores.writing import TensorToWrite
 
-    graph = graph_bytes(ckptkit.open(donor))
+    graph = graph_bytes(ckptkit.open(donor).store)
     parse_object_graph(graph, "test")
     arrays[key] = np.zeros(shape, np.float32).reshape(-1)
     tensors = [

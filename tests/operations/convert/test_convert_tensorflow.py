@@ -323,9 +323,9 @@ def test_models_that_cannot_be_filled_are_refused_by_name(cnn: Made, tmp_path: P
 
 def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
     from ckptkit.errors import CkptkitError
-    from ckptkit.operations.convert.builder import graph_bytes
     from ckptkit.runners.tensorflow import variables
     from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
+    from ckptkit.stores.tensor_bundle.reader import graph_bytes
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
     from ckptkit.stores.writing import TensorToWrite
 
@@ -337,7 +337,7 @@ def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
         tmp_path / "part",
         [TensorToWrite(key, whole.specs[key].dtype, whole.specs[key].shape) for key in keep],
         whole.store.blocks,
-        object_graph=edit_graph(graph_bytes(whole), "test", keep=keep).data,
+        object_graph=edit_graph(graph_bytes(whole.store), "test", keep=keep).data,
     )
     with pytest.raises(CkptkitError, match=r"not restored: bn1/gamma$"):
         variables.fill(cnn.fresh(), str(tmp_path / "part"))
