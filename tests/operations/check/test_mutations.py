@@ -15,7 +15,9 @@ SAMPLE = ("transpose", "off", "nan", "float16", "bias", "activation", "swap", "s
 
 
 @pytest.mark.needs_tf
-@pytest.mark.parametrize("model", ["mlp_module", "sequential"])
+@pytest.mark.parametrize(
+    "model", ["mlp_module", pytest.param("sequential", marks=pytest.mark.slow)]
+)
 def test_damage_is_found_and_named(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
