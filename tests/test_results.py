@@ -140,6 +140,7 @@ def test_what_a_command_prints_is_exported_and_alike(name: str) -> None:
         parameters = inspect.signature(getattr(document, method)).parameters
         assert [p for p in parameters.values() if p.default is p.empty] == [parameters["self"]]
     assert document.__str__ is Document.__str__
+    assert document.__repr__ is not object.__repr__  # what a prompt of Python shows
     assert document._repr_html_ is Document._repr_html_
     assert any(each.__name__ in presentation._REPORTS for each in document.__mro__)
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import NamedTuple, NoReturn, TextIO
@@ -117,8 +117,8 @@ def main() -> NoReturn:
 
     Raises SystemExit; the process is left as it was found, for those who call this from Python.
     """
-    with _settings(), shown_on(_screen()), signs_of_life():
-        _run()
+    with _settings() as signals, shown_on(_screen()), signs_of_life():
+        _run(signals)
 
 
 def _screen() -> Screen:
@@ -128,8 +128,20 @@ def _screen() -> Screen:
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
-    """Set what suits a short-lived command, and put it back."""
+def _settings() -> Iterator[list[int]]:
+    """Set what suits a short-lived command, and put it back.
+
+    Yields the numbers of the signals that asked the process to end, as they come.
+    """
+    came: list[int] = []
+
+    def ended(number: int, _frame: object) -> NoReturn:
+        """End as on Ctrl-C, so that temporary files are removed."""
+        came.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
     thresholds = gc.get_threshold()
     gc.set_threshold(*GC_THRESHOLDS)
     # Other threads set no signals, and what the caller ignores stays ignored.
@@ -137,10 +149,12 @@ def _settings() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):  # asked to end; the terminal is gone
             if signal.getsignal(number) != signal.SIG_IGN:
-                handlers[number] = signal.signal(number, _ended)
+                handlers[number] = signal.signal(number, ended)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            handlers[signal.SIGINT] = signal.signal(signal.SIGINT, ended)
     hook, sys.unraisablehook = sys.unraisablehook, _raised_in_passing
     try:
-        yield
+        yield came
     finally:
         sys.unraisablehook = hook
         gc.set_threshold(*thresholds)
@@ -148,7 +162,7 @@ def _settings() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run() -> NoReturn:
+def _run(signals: Sequence[int]) -> NoReturn:
     if sys.stdout is None:  # started with a closed standard output (`>&-`)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
@@ -183,6 +197,8 @@ def _run() -> NoReturn:
         said = str(error)
         _fail(f"out of memory{': ' if said else ''}{said[:1].lower()}{said[1:]}", 2)
     except Exception:  # a bug of ours: exit code 1 would read as a verdict
+        if signals:  # compiled code makes an error of its own of what a signal raises in it
+            sys.exit(128 + signals[0])
         import traceback
 
         _fail(f"internal error; please report this:\n{traceback.format_exc()}", 2, raw=True)
@@ -199,11 +215,6 @@ def _arguments(given: list[str]) -> list[str]:
 def _drop(stream: TextIO) -> None:
     """Send what is still buffered nowhere: nobody reads it, or it cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _ended(number: int, _frame: object) -> NoReturn:
-    """End as on Ctrl-C, so that temporary files are removed."""
-    sys.exit(128 + number)
 
 
 def _raised_in_passing(told: sys.UnraisableHookArgs) -> None:

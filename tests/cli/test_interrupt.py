@@ -114,6 +114,31 @@ def test_an_ignored_sigterm_stays_ignored() -> None:
     assert seen == [signal.SIG_IGN]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_compiled_code(number: signal.Signals) -> None:
+    """Such as an import of protobuf, which raises a TypeError for what was raised in it."""
+    program = (
+        "import os, ckptkit.cli.main as command_line\n"
+        "def swallowing(*_, **__):\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), {number:d})\n"
+        "        os.listdir('.')\n"
+        "    except BaseException:\n"
+        "        raise TypeError('expected a message argument') from None\n"
+        "command_line.cli.main = swallowing\n"
+        "command_line.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        preexec_fn=default_signals,
+    )
+    assert (done.returncode, done.stderr) == (128 + number, "")
+
+
 def test_the_scripts_begin_where_interrupts_are_quiet() -> None:
     metadata = configparser.ConfigParser()
     metadata.read(ROOT / "setup.cfg", encoding="utf-8")  # an sdist's has other white space

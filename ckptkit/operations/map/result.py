@@ -9,6 +9,7 @@ from typing import Any
 from ckptkit.align.rules import exact_rule
 from ckptkit.align.transforms import Transform
 from ckptkit.results import Document
+from ckptkit.text import count_text
 
 SCHEMA = "ckptkit.map/1"
 
@@ -92,6 +93,13 @@ class ProposedMap(Document):
     def ok(self) -> bool:
         """Whether every weight of either file has its place."""
         return not (self.open or self.unmatched_sources or self.unmatched_targets)
+
+    def __repr__(self) -> str:
+        left = len(self.open) + len(self.unmatched_sources) + len(self.unmatched_targets)
+        return (
+            f"<ProposedMap from {str(self.src)!r} to {str(self.dst)!r}: "
+            f"{count_text(len(self.rules), 'rule')}, {left} left open>"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.map/1 (docs/json.md).

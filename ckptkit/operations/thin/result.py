@@ -76,6 +76,10 @@ class Thinning(Document):
         """How many checkpoints there are of each status."""
         return {status: sum(row.status == status for row in self.rows) for status in STATUSES}
 
+    def __repr__(self) -> str:
+        told = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
+        return f"<Thinning of {str(self.path)!r}{' (dry run)' if self.dry_run else ''}: {told}>"
+
     @property
     def ok(self) -> bool:
         """Whether every checkpoint that was to be thinned is thin."""
