@@ -253,7 +253,10 @@ def _file(path: Path) -> Unit:
         return Unit(path, name, refusal=refusal) if refusal else _located(name, place)
 
     def checks() -> list[Check]:
-        made = [check for view in views.values() for check in view(path)]
+        try:
+            made = [check for view in views.values() for check in view(path)]
+        except CkptkitError as error:
+            raise refusal or error from None  # what a file is, if that is known
         if len(views) > 1:
             kinds = " and ".join(views)
             message = f"a file that is {kinds} at once: which one is read is up to the loader"
