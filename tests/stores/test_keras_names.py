@@ -235,6 +235,10 @@ def test_loss_scaling_wraps_the_inner_layout(fresh: Any, tmp_path: Path) -> None
         "config",
     ]
     assert all(n.slot_of for n in flat[6:])
+    # what it wraps stores its own once more, in a group of its own
+    inner = {namings[f"optimizer/inner_optimizer/vars/{n}"].name for n in range(len(flat) - 4)}
+    assert {n.duplicate_of for n in flat} == {None, *inner}
+    assert all(n.duplicate_of is None for n in flat[:4])
 
 
 @pytest.mark.needs_tf

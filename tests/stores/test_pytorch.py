@@ -737,6 +737,7 @@ def test_forms_that_are_not_read_say_how_to_write_one_that_is(tmp_path: Path) ->
     for path in (tmp_path, shard):
         said = refused("ls", path)
         assert "a distributed checkpoint of PyTorch" in said and f"dcp_to_torch {tmp_path}" in said
+    assert "a distributed checkpoint of PyTorch" in run("scan", shard).out
 
 
 def test_weights_whose_names_extend_others_are_weights(tmp_path: Path) -> None:

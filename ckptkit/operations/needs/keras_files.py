@@ -12,6 +12,7 @@ from ckptkit.operations.needs.keras_config import ConfigReader, code_need
 from ckptkit.operations.needs.types import Fact, Need, OpeningCall, unique
 from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.hdf5.reader import scan as read_tree
+from ckptkit.stores.hdf5.types import H5Tree
 from ckptkit.stores.keras.archive import CONFIG, METADATA, archive_configs
 from ckptkit.stores.keras.legacy_h5 import hdf5_configs
 from ckptkit.stores.registry import FORMATS, KERAS, LEGACY_KERAS, model_format
@@ -51,7 +52,8 @@ def archive(path: Path, environment: Environment) -> tuple[list[Fact], list[Open
 
 def hdf5(path: Path, environment: Environment) -> tuple[list[Fact], list[OpeningCall]]:
     """Return the same of an HDF5 file of Keras 1, 2 or 3; raises FormatError."""
-    groups = read_tree(whole_file(path)).groups
+    tree = read_tree(whole_file(path))
+    groups = tree.groups
     root = groups[""]
     inner = groups.get("model_weights", {})
     version = _attribute(root, inner, "keras_version")
@@ -73,6 +75,7 @@ def hdf5(path: Path, environment: Environment) -> tuple[list[Fact], list[Opening
         building += named if calls.is_3 else ()  # Keras 2 goes by content
         building += reader.needs(config, "model_config")
         building += _needs_tensorflow(config, environment, calls)
+        building += _opaque(tree)
         compiling = list(training_needs(reader, configs.get("training_config")))
         loaders += _with_and_without_compile(calls, unique(building), unique(compiling))
     return facts, loaders
@@ -191,6 +194,19 @@ def _weights_loaders(path: Path, environment: Environment, facts: list[Fact]) ->
         )
     loaders.append(OpeningCall('h5py.File(PATH, "r")', "arrays", (h5py,)))
     return loaders
+
+
+def _opaque(tree: H5Tree) -> Iterator[Need]:
+    """Yield the refusal of weights that HDF5 keeps as bytes without a meaning, as bfloat16."""
+    opaque = [
+        dataset
+        for path, dataset in tree.datasets.items()
+        if dataset.dtype.startswith("void") and not path.startswith("optimizer_weights/")
+    ]
+    if opaque:
+        reason = "no Keras makes numbers of it: HDF5 has no bfloat16, and keeps its bytes alone"
+        hint = "save it as .keras"
+        yield Need("values", opaque[0].dtype, reason, where=opaque[0].path, hint=hint)
 
 
 def _named(path: Path, suffixes: tuple[str, ...]) -> list[Need]:

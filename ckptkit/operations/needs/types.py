@@ -26,7 +26,8 @@ class Need(Result):
 
     kind: "package", "code" (classes and functions of somebody's), "op", "file", "layer" (the
     loader lacks a class, an argument or a function that the config names), "graph" (it does not
-    rebuild the model's graph), "trust" (code in the file), "name", "device" or "version".
+    rebuild the model's graph), "trust" (code in the file), "name", "device", "version"
+    or "values" (it cannot read those in the file).
     name: of what is needed.  version: what of it, as pip writes it ("<3", ">=2.16"); "" for any.
     where: the place in the file that asks for it.  found: what is here; "" for nothing.
     met: whether it is here; None where that could not be told.  pip: what to install for it, as pip

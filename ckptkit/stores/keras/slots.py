@@ -31,6 +31,7 @@ def name_optimizers(
 ) -> dict[str, KerasVariable]:
     """Return the variables of all optimizers.  shapes: of every key of the file."""
     named: dict[str, KerasVariable] = {}
+    by_path = {group.path: group for group in found.optimizers}
     for group in found.optimizers:
         stored = [shapes[key] for key in group.keys]
         states, owners = _explain(found, group, stored, keras2)
@@ -38,7 +39,27 @@ def name_optimizers(
             state = states[index] if index < len(states) else None
             owner = owners.get(state.weight) if state and state.weight is not None else None
             named[key] = _variable(group, state, owner, index, keras2)
+        inner = by_path.get(f"{group.path}/inner_optimizer")
+        if inner is not None and not keras2:
+            named.update(_repeated(group, inner, named, shapes))
     return named
+
+
+def _repeated(
+    group: OptimizerGroup,
+    inner: OptimizerGroup,
+    named: Mapping[str, KerasVariable],
+    shapes: Mapping[str, Shape],
+) -> dict[str, KerasVariable]:
+    """Return what a wrapper stores once more, behind its own: all of the optimizer inside.
+
+    Keras assigns the optimizer's own last.
+    """
+    copies = group.keys[-len(inner.keys) :] if inner.keys else ()
+    if [shapes[key] for key in copies] != [shapes[key] for key in inner.keys]:
+        return {}
+    pairs = zip(copies, inner.keys, strict=True)
+    return {copy: named[copy]._replace(duplicate_of=key) for copy, key in pairs}
 
 
 def _variable(

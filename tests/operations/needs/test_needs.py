@@ -463,3 +463,20 @@ def test_nothing_is_imported() -> None:
     run = [sys.executable, "-c", script]
     told = subprocess.run(run, capture_output=True, text=True, check=True, env=child_environment())
     assert told.stdout.strip() == "[]"
+
+
+def test_bfloat16_in_hdf5_is_read_by_no_keras(tmp_path: Path) -> None:
+    import h5py
+
+    path = tmp_path / "m.h5"
+    path.write_bytes((GOLDEN / "tf2.21.0/files_nested/model.h5").read_bytes())
+    assert LOADS_3 in opened(path, KERAS_3)
+    with h5py.File(path, "r+") as file:
+        keys: list[str] = []
+        file["model_weights"].visit(keys.append)
+        kernel = next(key for key in keys if key.endswith("kernel"))
+        shape = file["model_weights"][kernel].shape
+        del file["model_weights"][kernel]
+        file["model_weights"].create_dataset(kernel, shape, "V2")
+    assert LOADS_3 not in opened(path, KERAS_3)
+    assert "void16: no Keras makes numbers of it" in reasons(path, KERAS_3, LOADS_3)
