@@ -66,6 +66,7 @@ class Aligner:
         if self.left and self.right:
             for match in structures.of_optimizers(self.old, self.new):
                 self._pair(*match)
+            self._pair_free(structures.of_metrics(self.old, self.new))
         return Alignment(
             tuple(pair for pair in self.pairs if pair.evidence != "content"),
             tuple(pair for pair in self.pairs if pair.evidence == "content"),

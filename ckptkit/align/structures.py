@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ckptkit.align.layer_scopes import LayerScopes, join_flat_paths
 from ckptkit.align.layer_trees import join_trees
+from ckptkit.align.metric_lists import join_metrics
 from ckptkit.align.numbered_layers import numbered_layers
 from ckptkit.align.objects import Objects
 from ckptkit.align.owners import rest_of_layers
@@ -59,6 +60,11 @@ def by_order(old: TensorSet, new: TensorSet, known: Mapping[str, str]) -> Iterat
 def of_known_layers(old: TensorSet, new: TensorSet, known: Mapping[str, str]) -> Iterator[Match]:
     """Yield what is left of layers that other variables pair.  known: pairs so far."""
     yield from _matches(rest_of_layers(old, new, known), False, "structure")
+
+
+def of_metrics(old: TensorSet, new: TensorSet) -> Iterator[Match]:
+    """Yield what the order of a model's metrics pairs."""
+    yield from _matches(join_metrics(old, new), False, "order")
 
 
 def of_optimizers(old: TensorSet, new: TensorSet) -> Iterator[Match]:
