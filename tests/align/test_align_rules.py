@@ -399,3 +399,40 @@ def test_what_joining_may_cost_is_changed_on_purpose_alone() -> None:
     """A graph with more objects near its root, or a layer with more readings, stays unjoined."""
     assert (MAX_TOPS, MAX_TRIES) == (60, 65_536)
     assert uncounted.cache_parameters()["maxsize"] == 65_536
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def metrics_of_keras(*rows: tuple[str, str]) -> TensorSet:
+    """Return the metrics of a Keras file: (group, name), in the order in which they lie in it."""
+    written = [f"metrics/{group}/vars/{name}" for group, name in rows]
+    specs = {key: TensorSpec(key, "float32", (), 4) for key in sorted(written)}
+    names = {
+        key: Naming(f"metrics/{group}/{name}", "metric")
+        for key, (group, name) in zip(written, rows, strict=True)
+    }
+    structure = KerasStructure({}, written=tuple(written))
+    return TensorSet(specs, {key: names[key] for key in specs}, structure=structure)
+
+
+def numbered_metrics(count: int) -> TensorSet:
+    names = "count", "total"
+    tree = {str(at): {name: Variable(shape=()) for name in names} for at in range(count)}
+    return objects({"keras_api": {"metrics": tree}})[0]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_metrics_pair_in_the_order_of_the_model(count: int) -> None:
+    """A file of Keras names their classes, a SavedModel their numbers."""
+    here = metrics_of_keras(*((g, n) for g in ("mse", "mean") for n in ("total", "count")))
+    there = numbered_metrics(count)
+    expected = {
+        f"metrics/{group}/vars/{name}": f"keras_api/metrics/{at}/{name}"
+        for at, group in enumerate(("mse", "mean"))
+        for name in ("total", "count")
+    }
+    found = [(m.old, m.new) for m in align(here, there).pairs]
+    assert keys(found) == (expected if count == 2 else {})
+    turned = [(m.new, m.old) for m in align(there, here).pairs]
+    assert keys(turned) == (expected if count == 2 else {})
