@@ -121,6 +121,7 @@ class ProgressLine:
 
         rest = " " * (display_width(self._drawn) - display_width(text))
         back = "\r" if rest else ""
+        self._drawn = text + rest  # Ctrl-C may come before or after it is written
         with suppress(OSError, ValueError):  # the terminal is gone: the work goes on
             self._stream.write(f"\r{text}{rest}{back}")
             self._stream.flush()

@@ -227,6 +227,31 @@ def test_a_terminal_that_goes_away_stops_nothing() -> None:
         _tick()
 
 
+def test_an_interrupt_as_the_line_is_drawn_leaves_nothing_of_it() -> None:
+    class Interrupted(Terminal):
+        def write(self, text: str) -> int:
+            super().write(text)
+            if "importing" in text:
+                raise KeyboardInterrupt
+            return len(text)
+
+    clock = Clock()
+    terminal = Interrupted(clock)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        shown_on_line(ProgressLine(terminal, lambda: 60, clock)),
+        working(),
+    ):
+        clock.now = 2.0
+        _tick()
+        assert terminal.shown == "working, 2 s"
+        with phase("importing a_large_package"):
+            clock.now = 4.0
+            _tick()
+    assert "importing a_large_package, 2 s" in terminal.lines
+    assert terminal.shown == ""
+
+
 def test_a_pipe_is_shown_nothing(tmp_path: Path) -> None:
     prefix = write_bundle(tmp_path / "c", {"w": np.zeros(4, np.float32)})
     result = run("verify", prefix, columns=80)  # standard output is a terminal, stderr is none
