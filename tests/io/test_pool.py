@@ -22,29 +22,25 @@ from support.in_workers import doubled, killed_at
 from support.keras_files import write_keras
 
 
-def _double(number: int) -> int:
-    return 2 * number
-
-
 def test_batches_come_in_order() -> None:
     numbers = list(range(1000))
     wanted = [2 * number for number in numbers]
     with ThreadPoolExecutor(2) as threads:
         for executor in (None, threads):
-            assert list(batched_map(executor, _double, numbers, lambda n: n)) == wanted
-            assert list(batched_map(executor, _double, numbers, lambda n: BATCH_BYTES)) == wanted
-            assert list(batched_map(executor, _double, [], lambda n: n)) == []
+            assert list(batched_map(executor, doubled, numbers, lambda n: n)) == wanted
+            assert list(batched_map(executor, doubled, numbers, lambda n: BATCH_BYTES)) == wanted
+            assert list(batched_map(executor, doubled, [], lambda n: n)) == []
 
 
 def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
     path = write_keras(tmp_path / "m.keras")
-    with ProcessPoolExecutor(1) as executor:
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
         os.kill(executor.submit(os.getpid).result(), signal.SIGKILL)
         with pytest.raises(
             WorkerLostError, match=r"^item [12]: a worker ended before its work was"
         ):
             for _ in range(100):
-                list(bounded_map(executor, _double, [1, 2], "item {}".format))
+                list(bounded_map(executor, doubled, [1, 2], "item {}".format))
         result = verify(path, executor=executor)
     assert result.exit_code == 2
     assert "BrokenProcessPool" in str(result.refusals[0])
@@ -103,7 +99,7 @@ def test_a_closed_pool_is_one_line() -> None:
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     with pytest.raises(WorkerLostError, match="item 1: "):
-        list(bounded_map(executor, _double, [1], "item {}".format))
+        list(bounded_map(executor, doubled, [1], "item {}".format))
 
 
 def test_the_window_fits_the_workers() -> None:

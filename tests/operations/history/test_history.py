@@ -206,11 +206,13 @@ def test_nan_and_infinities_are_counted_and_left_out_of_sums(tmp_path: Path) -> 
 
 def test_every_executor_says_the_same(tmp_path: Path) -> None:
     from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+    from multiprocessing import get_context
 
     rng = np.random.default_rng(2)
     series(tmp_path, [{f"l{i}/k": rng.standard_normal((40, 30)) for i in range(9)} for _ in "abc"])
     plain = ckptkit.history(tmp_path)
-    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(2) as processes:
+    spawned = get_context("spawn")  # a fork would have locks that threads of this process hold
+    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(2, spawned) as processes:
         for executor in (threads, processes):
             assert ckptkit.history(tmp_path, executor=executor).to_json() == plain.to_json()
 
