@@ -9,13 +9,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Event
-from typing import Any
+from threading import Barrier, Event, current_thread, main_thread
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -354,6 +355,32 @@ def test_the_next_file_is_on_its_way_before_the_last_was_read(threads: int, tmp_
             assert all_asked.is_set()
             spans = [one for one in server.asked if one.start > 0]
             assert len({(one.path, one.start) for one in spans}) == len(spans)  # none twice
+
+
+def test_a_request_waits_for_no_other_whose_thread_has_just_taken_it() -> None:
+    """Each of two has an answer once both are under way, however slowly a thread begins."""
+    threads, both, asked = requests._Threads(), Barrier(2), Event()
+    lock = threads.lock
+
+    class SlowThreads:
+        def __enter__(self) -> None:
+            if current_thread() is not main_thread():
+                asked.wait()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    threads.submit(int).result()
+    while threads.spare < 1:  # the one thread waits for more
+        time.sleep(0.001)
+    threads.lock = cast("Any", SlowThreads())
+    first = threads.submit(both.wait)
+    while not threads.calls.empty():  # it takes this
+        time.sleep(0.001)
+    second = threads.submit(both.wait)
+    asked.set()
+    assert {first.result(600), second.result(600)} == {0, 1}
 
 
 def test_runs_in_any_order_are_fetched_once(tmp_path: Path) -> None:

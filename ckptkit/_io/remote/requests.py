@@ -74,33 +74,37 @@ def insisting(ask: Callable[[], T], where: str) -> T:
 
 
 class _Threads:
-    """Daemon threads that run calls in the order in which they came."""
+    """Daemon threads that run calls in the order in which they came.
+
+    spare: how many threads have nothing to do once each call that waits has one; below 0, that
+    many calls wait for others to be done.
+    """
 
     def __init__(self) -> None:
         self.calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self.count = 0
-        self.waiting = 0
+        self.spare = 0
         self.lock = threading.Lock()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
         self.calls.put((future, call))
         with self.lock:
-            if self.count < IN_FLIGHT and self.waiting < self.calls.qsize():
+            self.spare -= 1
+            if self.spare < 0 and self.count < IN_FLIGHT:
                 self.count += 1
+                self.spare += 1
                 threading.Thread(target=self._run, name="ckptkit-request", daemon=True).start()
         return future
 
     def _run(self) -> None:
         while True:
-            with self.lock:
-                self.waiting += 1
             future, call = self.calls.get()
-            with self.lock:
-                self.waiting -= 1
             if future.set_running_or_notify_cancel():
                 self._answer(future, call)
             del future, call  # what was read is not kept until the next call comes
+            with self.lock:
+                self.spare += 1
 
     def _answer(self, future: Future[Any], call: Callable[[], Any]) -> None:
         try:
