@@ -31,6 +31,7 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
+from ckptkit.operations.verify.api import verify
 from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.containers.byte_range import ByteRange, whole_file
 from ckptkit.stores.hdf5 import client
@@ -370,6 +371,22 @@ def test_a_process_that_is_left_leaves_nothing_open(tmp_path: Path) -> None:
         del first, second
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
+
+
+def test_a_process_that_is_killed_says_nothing_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.weights.h5"
+    write_h5(path, compression="gzip", chunks=True)
+    client._child.end()
+    with monkeypatch.context() as patch:
+        killed = "import os, sys; sys.stdin.readline(); os.kill(os.getpid(), 9)"
+        patch.setattr(client, "PROGRAM", killed)
+        result = verify(path)
+    assert (result.exit_code, result.findings) == (2, ())
+    (refusal,) = result.refusals
+    assert str(refusal).startswith(f"{path}: the process in which libhdf5 reads it was killed (")
+    assert verify(path).exit_code == 0
 
 
 # --- the archive ----------------------------------------------------------------------------------

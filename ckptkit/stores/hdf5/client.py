@@ -3,9 +3,9 @@
 libhdf5 is a large C library with a long history of memory errors on crafted files (three of the
 156 files of HDFGroup/cve_hdf5 end h5py 3 with a segmentation fault, and the process with it).  So
 it never runs in this process to read a file: a child is asked, and when it dies, that is a
-FormatError like any other.  The child is started when the first file needs it, serves all threads
-one after the other (h5py holds one lock anyway), and is this Python with one fixed program, which
-imports nothing but what ckptkit itself does.
+FormatError like any other, unless it was killed, which no file does.  The child is started when the
+first file needs it, serves all threads one after the other (h5py holds one lock anyway), and is
+this Python with one fixed program, which imports nothing but what ckptkit itself does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ckptkit._io.file_states import FileState, path_in_state, state_of
 from ckptkit._io.files import handle_of
 from ckptkit._io.places import fetched_path
 from ckptkit._io.progress import bytes_read
-from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
+from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, WorkerLostError
 from ckptkit.installation import CLAIM_NAME
 from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.containers.zip_archive import Member
@@ -220,8 +220,10 @@ def _asked(
             if "error" not in head:
                 yield head, process.stdout
         except (EOFError, BrokenPipeError):
-            _deadly[file] = _death(byte_range, seconds, process.wait())
-            raise _deadly[file] from None
+            died = _death(byte_range, seconds, process.wait())
+            if isinstance(died, FormatError):
+                _deadly[file] = died
+            raise died from None
         except BaseException:  # what is left in the pipe is no answer to the next request
             _child.end()
             raise
@@ -238,8 +240,14 @@ def _directory() -> str:
     return os.sep
 
 
-def _death(byte_range: ByteRange, seconds: float, status: int) -> FormatError:
+def _death(byte_range: ByteRange, seconds: float, status: int) -> CkptkitError:
     _child.end()
+    if status == -getattr(signal, "SIGKILL", 0):  # by the system, somebody, or the timer
+        return WorkerLostError(
+            "the process in which libhdf5 reads it was killed",
+            where=str(byte_range.path),
+            hint="nothing is known of the file; the system does so when memory runs out",
+        )
     what = f"ended with exit code {status}"
     if status < 0:
         with suppress(ValueError):

@@ -61,6 +61,8 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints is no answer
     _limit("RLIMIT_CORE", 0)
     _limit("RLIMIT_AS", MAX_ADDRESS_SPACE)
+    with suppress(Exception):  # whoever needs it says so; its import is no part of a request
+        hdf5.h5py_module()
     last = _OpenDataset()
     for line in sys.stdin.buffer:
         head, parts = _answer(json.loads(line), last)
