@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# How wide and how coloured a terminal or a CI wants it: a test that is about these sets them.
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE", "NO_COLOR"):
+    os.environ.pop(_name, None)
 
 # The same examples each time, for however long a slow machine takes: a change that passes once
 # passes again.  `--hypothesis-profile search` looks for others.

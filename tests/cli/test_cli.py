@@ -38,10 +38,10 @@ def process(
     )
 
 
-def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell line in which "$K" is ckptkit; its exit code is that of ckptkit."""
+def shell(line: str, *values: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell line in which $K is ckptkit and "$1" the first value; its exit code is theirs."""
     return subprocess.run(
-        ["bash", "-c", line],
+        ["bash", "-c", line, "bash", *map(str, values)],
         capture_output=True,
         text=True,
         timeout=600,
@@ -131,31 +131,31 @@ def test_as_a_module_and_as_a_script() -> None:
 @pytest.mark.parametrize("fmt", ["table", "json", "csv"])
 @pytest.mark.parametrize("reader", ["head -1", "head -c 10", "true"])
 def test_a_reader_that_goes_away_is_no_error(large: Path, fmt: str, reader: str) -> None:
-    done = shell(f"$K ls {large} --format {fmt} | {reader}; echo ${{PIPESTATUS[0]}} >&2")
+    done = shell(f'$K ls "$1" --format {fmt} | {reader}; echo ${{PIPESTATUS[0]}} >&2', large)
     assert done.stderr in ("141\n", "0\n")
     assert done.stderr == "141\n" or reader == "true"
 
 
 def test_a_reader_of_errors_that_goes_away(tmp_path: Path) -> None:
-    done = shell(f"$K ls {tmp_path}/none 2> >(true) >/dev/null; echo $?")
+    done = shell('$K ls "$1" 2> >(true) >/dev/null; echo $?', tmp_path / "none")
     assert done.stdout.strip() in ("2", "141")
 
 
 @pytest.mark.parametrize("command", ["ls", "ls --format json", "show"])
 def test_a_full_disk(large: Path, command: str) -> None:
-    arguments = f"{ADAM} hidden/kernel" if command == "show" else large
-    done = shell(f"$K {command} {arguments} > /dev/full")
+    arguments = (ADAM, "hidden/kernel") if command == "show" else (large,)
+    done = shell(f'$K {command} "$@" > /dev/full', *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "No space left" in done.stderr
 
 
 def test_closed_outputs() -> None:
-    assert shell(f"$K ls {ADAM} >&-").stderr == ""
-    assert shell(f"$K ls {ADAM} >&- 2>&-").returncode == 0
+    assert shell('$K ls "$1" >&-', ADAM).stderr == ""
+    assert shell('$K ls "$1" >&- 2>&-', ADAM).returncode == 0
     assert shell("$K ls /nowhere 2>&-").returncode == 2
     assert shell("$K ls /nowhere >&-").returncode == 2
-    assert shell(f"$K ls {ADAM} <&-").returncode == 0
+    assert shell('$K ls "$1" <&-', ADAM).returncode == 0
 
 
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
@@ -182,10 +182,10 @@ def test_a_report_to_a_file_called_as_the_terminal(
 def test_a_current_directory_that_was_removed(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    done = shell(f"cd {gone} && rmdir {gone} && $K convert {ADAM} out.npz")
+    done = shell('cd "$1" && rmdir "$1" && $K convert "$2" out.npz', gone, ADAM)
     assert done.returncode == 2
     assert done.stderr == "ckptkit: the current directory no longer exists (cd to one that does)\n"
-    done = shell(f"mkdir {gone} && cd {gone} && rmdir {gone} && $K demo here")
+    done = shell('mkdir "$1" && cd "$1" && rmdir "$1" && $K demo here', gone)
     assert done.returncode == 2
     assert done.stderr == "ckptkit: the current directory no longer exists (cd to one that does)\n"
 
@@ -196,7 +196,8 @@ def test_the_child_of_a_current_directory_that_was_removed(tmp_path: Path) -> No
     gone.mkdir()
     code = "from ckptkit.runners.child.__main__ import main; from pathlib import Path; import sys; "
     code += "main(*map(Path, sys.argv[1:]))"
-    done = shell(f"cd {gone} && rmdir {gone} && {sys.executable} -c '{code}' {request} {result}")
+    line = 'cd "$1" && rmdir "$1" && "$2" -c "$3" "$4" "$5"'
+    done = shell(line, gone, sys.executable, code, request, result)
     assert done.returncode == 0, done.stderr
     assert result.is_file()
 
@@ -222,7 +223,8 @@ def test_what_is_drawn_has_stand_ins(tmp_path: Path) -> None:
     old = write_bundle(tmp_path / "old", {"dense/kernel": np.ones(3, np.float32)})
     new = write_bundle(tmp_path / "new", {"dense/kernel": np.ones(3, np.float32) * 1.5})
     for encoding in ("ascii", "latin-1"):
-        done = shell(f"$K diff {old} {new}; $K ls {old} --tree", PYTHONIOENCODING=encoding)
+        line = '$K diff "$1" "$2"; $K ls "$1" --tree'
+        done = shell(line, old, new, PYTHONIOENCODING=encoding)
         assert "[0] 1 -> 1.5" in done.stdout
         assert "`-- dense/" in done.stdout
         assert done.stdout.isascii() and "\\u" not in done.stdout
@@ -230,8 +232,8 @@ def test_what_is_drawn_has_stand_ins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", ["1", "-5", "x"])
 def test_odd_widths_of_terminals(columns: str) -> None:
-    for arguments in (f"ls {ADAM}", f"ls {ADAM} --tree", f"show {ADAM} hidden/kernel", "--help"):
-        done = shell(f"$K {arguments}", COLUMNS=columns, LINES=columns)
+    for arguments in ('ls "$1"', 'ls "$1" --tree', 'show "$1" hidden/kernel', "--help"):
+        done = shell(f"$K {arguments}", ADAM, COLUMNS=columns, LINES=columns)
         assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import pytest
@@ -99,8 +100,8 @@ def test_what_is_offered(
 def test_many_names_are_offered_by_scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = {f"block{i // 50}/w{i}": np.zeros(1, np.float32) for i in range(1000)}
     path = write_bundle(tmp_path / "c", arrays)
-    assert len(candidates(monkeypatch, f"show {path} ")) == 20
-    assert candidates(monkeypatch, f"show {path} block19/w99")[0] == "block19/w990"
+    assert len(candidates(monkeypatch, f"show {quote(str(path))} ")) == 20
+    assert candidates(monkeypatch, f"show {quote(str(path))} block19/w99")[0] == "block19/w990"
 
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -155,7 +156,7 @@ def test_of_a_large_file_the_same_is_offered_as_of_all_its_names(
 ) -> None:
     all_of_them = names_of_all(large[file])
     expected = _offered(all_of_them, begun)
-    found = candidates(monkeypatch, f"show {large[file]} {begun}")
+    found = candidates(monkeypatch, f"show {quote(str(large[file]))} {begun}")
     # records of TensorFlow's own are listed with --all alone
     assert set(found) | {OBJECT_GRAPH_KEY} == set(expected) | {OBJECT_GRAPH_KEY}
 
@@ -181,7 +182,7 @@ def test_where_variables_share_a_name_all_is_read(large: dict[str, Path]) -> Non
 
 def test_a_damaged_file_offers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"nothing")
-    assert candidates(monkeypatch, f"show {tmp_path}/m.safetensors ") == []
+    assert candidates(monkeypatch, f"show {quote(str(tmp_path))}/m.safetensors ") == []
 
 
 class _Shell:
