@@ -245,7 +245,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
 
     beside = report.receipt_remarks(receipt) if needs_remarks(fmt, options) else ()
     lines = report.receipt_lines(receipt, fmt, verbose=options["verbose"])
-    put_report(lines, options, remarks=beside)
+    put_report(lines, options, [dst], remarks=beside)
     ctx.exit(receipt.exit_code or int(lost))
 
 

@@ -68,7 +68,7 @@ def command(
     from ckptkit.reports.gate import lines, remarks
 
     read = [policy, path, *([baseline] if baseline else [])]
-    refuse_inputs([junit], read)
+    refuse_inputs([junit, options["output"]], read)
     result = gate(path, policy, baseline=baseline)
     if junit:
         write_lines(junit, lines(result, "junit"))

@@ -110,6 +110,10 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> Non
         follow_run(runs, options)
         return
     chosen = operands(runs, directories_are_one=False)
+    if options["cache"] and options["output"]:
+        from ckptkit.operations.input_files import refuse_inputs
+
+        refuse_inputs([options["output"]], [options["cache"]])
     result = _history(chosen, options)
     remarks = report.remarks(result) if needs_remarks(options["fmt"], options) else ()
     put_report(_lines(result, options), options, chosen, _files(result), remarks)

@@ -70,7 +70,7 @@ def command(
             raise click.UsageError(
                 f"--npy goes with one tensor; these are {len(names)}: {list_text([*names], 4)}."
             )
-        refuse_inputs([npy], [path])
+        refuse_inputs([npy, options["output"]], [path])
     results = [show(path, name, slice=slice_, stored=stored) for name in names]
     if npy is not None:
         from ckptkit.operations.show import write_npy

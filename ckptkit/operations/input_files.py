@@ -107,15 +107,17 @@ def refuse_inputs(
 ) -> None:
     """Raise OutputError where an output would replace a file that is read, or another output.
 
-    operands: as a user gives them; files: what else is read or written.  None stands for an option
-    that was not given.
+    operands: as a user gives them, there or not yet; files: what else is read or written.  None
+    stands for an option that was not given.
     """
     given = [Path(output) for output in outputs if output]
     if not given:
         return
     from ckptkit._io.atomic import same_file  # here, since most commands write nothing
 
-    taken = [*files, *(file for operand in operands if operand for file in files_of(operand))]
+    named = [operand for operand in operands if operand]
+    taken = [*files, *(file for operand in named for file in files_of(operand))]
+    taken += [Path(operand) for operand in named if not is_url(operand)]
     for number, output in enumerate(given):
         if any(same_file(output, file) for file in (*taken, *given[:number])):
             raise OutputError(

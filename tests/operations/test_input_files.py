@@ -59,6 +59,28 @@ def test_two_outputs_of_diff(old: Path, new: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("option", ["-o", "--html"])
+def test_a_report_in_the_place_of_what_the_command_writes(
+    option: str, old: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "out.npz", tmp_path / "other"
+    convert_old = ("convert", old, out, "--weights-only")
+    assert SAID in refused(*convert_old, option, out)
+    for written in ("--receipt", "--inverse"):
+        assert SAID in refused(*convert_old, written, other, option, other)
+    assert SAID in refused("show", old, "a", "--npy", other, option, other)
+    assert SAID in refused("history", old, "--cache", other, option, other)
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[verify]\nrequired = true\n")
+    assert SAID in refused("gate", old, "--policy", policy, "--junit", other, option, other)
+    assert not out.exists() and not other.exists()
+    bundle = tmp_path / "copy"
+    to_bundle = ("convert", old, bundle, "--to", "tensor-bundle", "--weights-only")
+    result = ckptkit(*to_bundle, option, index(bundle))
+    assert result.code == 2 and SAID in result.err
+    assert ckptkit("diff", old, bundle).code == 0
+
+
 @pytest.mark.parametrize("option", ["-o", "--junit"])
 def test_check(option: str, old: Path, new: Path, tmp_path: Path) -> None:
     code = tmp_path / "model.py"
