@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import translate
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,12 @@ class ToleranceRule(NamedTuple):
 
     def fits(self, names: Iterable[str]) -> bool:
         """Whether any of `names` fits the pattern."""
-        match = re.compile(translate(self.pattern)).match
-        return any(match(name) for name in names)
+        return any(map(_matcher(self.pattern), names))
+
+
+@lru_cache
+def _matcher(pattern: str) -> Callable[[str], object]:
+    return re.compile(translate(pattern)).match
 
 
 def tolerance(rtol: float, atol: float, rule: str = "default") -> ElementTolerance:
@@ -72,3 +77,13 @@ def choose(
         if rule.fits(names):
             chosen = rule.tolerance
     return chosen
+
+
+def idle(rules: Iterable[ToleranceRule], names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return one warning per rule that fits nothing.  names: of each tensor that is compared."""
+    left = dict.fromkeys(rules)
+    for its_names in names if left else ():
+        left = {rule: None for rule in left if not rule.fits(its_names)}
+        if not left:
+            break
+    return tuple(f"tolerance of {rule.pattern!r} fits no tensor compared" for rule in left)

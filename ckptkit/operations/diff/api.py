@@ -28,7 +28,13 @@ from ckptkit.operations.diff.pair_values import ByValue
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
 from ckptkit.operations.diff.twins import are_packed, compare_twins
 from ckptkit.operations.input_files import operand_text
-from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
+from ckptkit.operations.tolerance_rules import (
+    ToleranceRule,
+    choose,
+    idle,
+    read_tolerances,
+    tolerance,
+)
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.constants import StoreOfConstants
 from ckptkit.stores.following import following_latest
@@ -218,18 +224,30 @@ class _WeightsComparison:
 
     def _of_twins(self, roles: Sequence[str], names: Sequence[str]) -> DiffResult | None:
         """Return what comes of two files of very many tensors that need no alignment, if so."""
-        if self.tolerance_rules or self.config or not are_packed(self.old, self.new):
+        if self.config or not are_packed(self.old, self.new):
             return None
         if not (holds_tensors_alone(self.old) and holds_tensors_alone(self.new)):
             return None
-        how = ByValue(self.default_tolerance, self.bitwise, self.executor, self.progress)
+        how = ByValue(
+            self.default_tolerance,
+            self.tolerance_rules,
+            self.bitwise,
+            self.executor,
+            self.progress,
+        )
         found = compare_twins(self.old, self.new, self.mode, roles, names, how)
         if found is None:
             return None
         options = self._options_json(roles, names, ())
         files = self.old, self.new
         return DiffResult(
-            *files, self.mode, options, found.changes, found.left_out, kind=found.kind
+            *files,
+            self.mode,
+            options,
+            found.changes,
+            found.left_out,
+            found.warnings,
+            kind=found.kind,
         )
 
     def _beside(self, changes: Sequence[TensorDiff]) -> Beside:
@@ -272,14 +290,7 @@ class _WeightsComparison:
 
     def _idle_patterns(self, changes: Iterable[TensorDiff]) -> tuple[str, ...]:
         """Return one warning per tolerance whose pattern fits nothing that is compared."""
-        rules = dict.fromkeys(self.tolerance_rules)
-        for change in changes:
-            if not rules:
-                return ()
-            if _has_values(change):
-                names = _names_of(change)
-                rules = {rule: None for rule in rules if not rule.fits(names)}
-        return tuple(f"tolerance of {rule.pattern!r} fits no tensor compared" for rule in rules)
+        return idle(self.tolerance_rules, map(_names_of, filter(_has_values, changes)))
 
     def _tensor(self, side: int, key: str) -> Tensor:
         return Tensor(self.specs[side][key], self.names[side][key])

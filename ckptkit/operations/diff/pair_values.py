@@ -18,11 +18,13 @@ from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.compare.statistics import ElementTolerance
 from ckptkit.compare.tensors import Delta, Pair, Worst, compare_all
 from ckptkit.operations.diff import hints
+from ckptkit.operations.tolerance_rules import choose
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptkit.checkpoint.packed_names import PackedNames
+    from ckptkit.operations.tolerance_rules import ToleranceRule
     from ckptkit.stores.base import Store
     from ckptkit.stores.packed_specs import PackedSpecs
 
@@ -104,9 +106,13 @@ def _unpacked(packed: bytes | Delta) -> Delta:
 
 
 class ByValue(NamedTuple):
-    """How pairs are compared by value, and where; executor None does it here."""
+    """How pairs are compared by value, and where; executor None does it here.
+
+    tolerance: of those that no rule fits.
+    """
 
     tolerance: ElementTolerance
+    rules: tuple[ToleranceRule, ...]
     bitwise: bool
     executor: Executor | None
     progress: Progress | None
@@ -139,9 +145,14 @@ def compare_pairs(
     order = iter(array("I", sorted(range(len(part)), key=places.__getitem__)))
     del places
     while some := [part[at] for at in islice(order, _TOGETHER)]:
+        keys = [spec.key for spec in specs.some(some)]
+        tolerances = [how.tolerance] * len(keys)
+        if how.rules:
+            called = ((names.at(number).name, key) for number, key in zip(some, keys, strict=True))
+            tolerances = [choose(how.rules, how.tolerance, its_names) for its_names in called]
         pairs = [
-            Pair(stores[0], spec.key, stores[1], spec.key, how.tolerance, how.bitwise)
-            for spec in specs.some(some)
+            Pair(stores[0], key, stores[1], key, allowed, how.bitwise)
+            for key, allowed in zip(keys, tolerances, strict=True)
         ]
         comparisons = compare_all(pairs, how.executor, meter=meter)
         for number, pair, comparison in zip(some, pairs, comparisons, strict=True):

@@ -31,6 +31,7 @@ from ckptkit.operations.diff.pair_values import (
     compare_pairs,
 )
 from ckptkit.operations.diff.result import STATUSES, ChangesOnDemand, LeftOut, TensorDiff
+from ckptkit.operations.tolerance_rules import idle
 from ckptkit.stores.base import KerasStructure, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.packed_texts import PackedTexts
@@ -228,6 +229,7 @@ class TwinComparison(NamedTuple):
 
     changes: TwinChanges
     left_out: tuple[LeftOut, ...]
+    warnings: tuple[str, ...] = ()
     kind: str | None = None
 
 
@@ -296,7 +298,9 @@ def compare_twins(
     stores = old.store, new.store
     values = compare_pairs(stores, part, rows.old.specs, rows.old.names, how)
     changes = TwinChanges(rows, part, values.statuses, mode, values)
-    return TwinComparison(changes, told, kind_of_change(changes, stores, None))
+    old_tensors = map(rows.old.at, part)
+    warnings = idle(how.rules, ((spec.key, naming.name) for spec, naming in old_tensors))
+    return TwinComparison(changes, told, warnings, kind_of_change(changes, stores, None))
 
 
 def _are_plainly_compared(checkpoint: Checkpoint) -> bool:

@@ -18,6 +18,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.diff.pair_values import PAIR_STATUSES, PairValues
 from ckptkit.operations.diff.result import MODES
 from ckptkit.operations.diff.twins import TwinChanges
+from ckptkit.operations.tolerance_rules import ToleranceRule, tolerance
 from ckptkit.stores.safetensors import large_header
 from ckptkit.stores.tensor_bundle import reader
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
@@ -57,7 +58,16 @@ FILES: dict[str, dict[str, list[float]]] = {
     "rounded": {name: [at, at + 0.5, 7.000001] for at, name in enumerate(NAMES)},
 }
 OPTIONS: tuple[dict[str, Any], ...] = ({}, {"names": ["*kernel"]}, {"roles": ["slot"]})
-OF_VALUES: tuple[dict[str, Any], ...] = ({"rtol": 0.5}, {"atol": 8, "bitwise": True})
+RULES = [
+    ToleranceRule("layer_1*", tolerance(0, 8, "layer_1*")),
+    ToleranceRule("*bias", tolerance(0.5, 0, "*bias")),
+    ToleranceRule("none", tolerance(1, 0, "none")),
+]
+OF_VALUES: tuple[dict[str, Any], ...] = (
+    {"rtol": 0.5},
+    {"atol": 8, "bitwise": True},
+    {"tolerances": RULES, "atol": 1},
+)
 
 
 def told(old: Path, new: Path, mode: str, options: dict[str, Any]) -> str:
@@ -94,7 +104,9 @@ def test_packed_files_compare_as_others_do(tmp_path: Path, monkeypatch: pytest.M
     result = ckptkit.diff(paths[0], paths[1], mode="quick")
     assert isinstance(result.changes, TwinChanges)
     assert [c.name for c in result.differences] == ["layer_1/kernel", "layer_10/bias"]
-    assert isinstance(ckptkit.diff(paths[0], paths[1]).changes, TwinChanges)
+    ruled = ckptkit.diff(paths[0], paths[1], tolerances=RULES)
+    assert isinstance(ruled.changes, TwinChanges)
+    assert ruled.warnings == ("tolerance of 'none' fits no tensor compared",)
 
 
 def test_files_without_checksums_are_compared_and_refused_alike(
