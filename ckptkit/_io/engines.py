@@ -82,7 +82,18 @@ class Engine:
 
     def submit(self, fn: Callable[[Any], R], item: Any) -> Future[R]:
         """Hand a task over: in this form every executor takes one (`pool.bounded_map`)."""
-        return self._executor.submit(fn, item)
+        try:
+            return self._executor.submit(fn, item)
+        except Exception as error:
+            if self.is_lost(error):
+                raise
+            from ckptkit._io import worker_processes as processes
+
+            # One that breaks while it starts a process says anything: its pipes are closed by then.
+            pool = processes.pool_of(self._executor)
+            if pool is None or not processes.is_broken(pool):
+                raise
+            raise processes.BrokenProcessPool(str(error)) from error
 
     def wait(self, future: Future[Any]) -> None:
         """Wait until a task has ended; raises WorkerLostError where it never will."""

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import connection
@@ -87,6 +88,11 @@ def pool_of(executor: Executor) -> ProcessPoolExecutor | None:
 def has_lost_one(pool: ProcessPoolExecutor) -> bool:
     """Return whether a process of a pool has ended that the pool still counts on."""
     return bool(connection.wait([process.sentinel for process in _processes_of(pool)], 0))
+
+
+def is_broken(pool: ProcessPoolExecutor) -> bool:
+    """Return whether a pool has given up since one of its processes ended."""
+    return bool(getattr(pool, "_broken", False))
 
 
 def end_broken(pool: ProcessPoolExecutor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -61,6 +62,30 @@ def test_processes_of_our_own_are_made_anew_once(tmp_path: Path) -> None:
             with pytest.raises(WorkerLostError, match=r"^tensor \d+: a worker ended") as caught:
                 list(done)
             assert caught.value.exit_code == 2
+
+
+def test_a_worker_that_is_killed_while_another_is_started() -> None:
+    """The pool closes its pipes, which the new process was to have."""
+    for own in (True, False):
+        executor: Any = WorkerProcesses(2) if own else ProcessPoolExecutor(2, get_context("spawn"))
+        with executor:
+            pool: Any = pool_of(executor)
+            first = pool.submit(os.getpid).result()
+            spawn = pool._spawn_process
+
+            def killing(pool: Any = pool, first: int = first, spawn: Any = spawn) -> None:
+                os.kill(first, signal.SIGKILL)
+                while not pool._call_queue._reader.closed:
+                    time.sleep(0.01)
+                spawn()
+
+            pool._spawn_process = killing
+            done = bounded_map(executor, doubled, range(20), "item {}".format)
+            if own:
+                assert list(done) == [2 * number for number in range(20)]
+                continue
+            with pytest.raises(WorkerLostError, match="a worker ended before its work was done"):
+                list(done)
 
 
 def test_work_within_work_survives_a_pool_that_is_made_anew(tmp_path: Path) -> None:
