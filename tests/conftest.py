@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE", "NO_COLOR"):
     os.environ.pop(_name, None)
 
+os.umask(0o022)  # a narrower one leaves nothing to change of modes
+
 # The same examples each time, for however long a slow machine takes: a change that passes once
 # passes again.  `--hypothesis-profile search` looks for others.
 settings.register_profile(

@@ -304,6 +304,7 @@ def test_a_child_gets_what_decides_how_it_computes(monkeypatch: pytest.MonkeyPat
     needed = ["TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "JAX_ENABLE_X64"]
     for name in [*secrets, *needed, "DATA_AT"]:
         monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HOME", os.environ.get("HOME", "/"))
     got = set(run("test", {"action": "variables"}, timeout_s=600)["got"])
     assert got.isdisjoint([*secrets, "DATA_AT"]) and got >= {*needed, "PATH", "HOME"}
     with pytest.raises(RunnerError, match=r"KeyError: 'DATA_AT' \(CKPTKIT_PASS_ENV=DATA_AT passes"):

@@ -86,8 +86,12 @@ class Page:
         return [str(text) for text in self.js(script, css)]
 
     def console(self) -> list[dict[str, Any]]:
-        """Return what the console has received since the last call: errors, refused requests."""
-        return list(self.call("POST", "/se/log", {"type": "browser"}))
+        """Return what the console has received since the last call: errors, refused requests.
+
+        What the browser says of pages of its own is left out: that the network is slow, say.
+        """
+        entries = self.call("POST", "/se/log", {"type": "browser"})
+        return [entry for entry in entries if not entry["message"].startswith("chrome://")]
 
     def devtools(self, command: str, **parameters: object) -> dict[str, Any]:
         """Send a command of the DevTools protocol, which WebDriver has no word for."""
