@@ -22,6 +22,7 @@ from ckptkit.cli.options import (
     flagged_models_noted,
     flat,
     operands,
+    timeout_option,
     trust_option,
 )
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
@@ -168,13 +169,7 @@ _COMMON_OPTIONS = (
     help="Also compare what SRC and DST compute, if both can be run.",
 )
 @trust_option
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=float,
-    default=600.0,
-    help="Seconds that one run of a model may take.",
-)
+@timeout_option
 @executor_options
 @report_options("convert", "Output format: json is the receipt, or the plan of a dry run.")
 @click.pass_context

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import CommaList, flat, trust_option
+from ckptkit.cli.options import CommaList, flat, timeout_option, trust_option
 from ckptkit.text import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,13 +37,7 @@ def model_options(function: F) -> F:
             metavar="SIZE",
             help="Stop a run that takes more resident memory than this: 4GB, ...",
         ),
-        click.option(
-            "--timeout",
-            "timeout_s",
-            type=float,
-            default=600.0,
-            help="Seconds that one run may take.",
-        ),
+        timeout_option,
         click.option(
             "--import",
             "imports",

@@ -288,6 +288,31 @@ def trust_option(function: F) -> F:
     return click.option("--trust", is_flag=True, help=text)(function)
 
 
+class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A number of seconds that is more than none."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not seconds > 0:  # NaN is not
+            self.fail(f"{value!r} is not a number of seconds above 0.", param, ctx)
+        return seconds
+
+
+def timeout_option(function: F) -> F:
+    """Add how long a model may run."""
+    text = "Seconds that one run of a model may take."
+    return click.option("--timeout", "timeout_s", type=Seconds(), default=600.0, help=text)(
+        function
+    )
+
+
 def echo_problems(problems: Iterable[Exception]) -> int:
     """Print each problem to stderr, one line; return the exit code that they call for."""
     from ckptkit.reports.text import printable

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import Choice, LeadingOperands, echo_note, expanded
+from ckptkit.cli.options import Choice, LeadingOperands, echo_note, expanded, timeout_option
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
@@ -56,13 +56,7 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
     help="Draw the values of an input from this range.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what is at DST.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=float,
-    default=600.0,
-    help="Seconds that one run of a model may take.",
-)
+@timeout_option
 @report_options("upgrade", "Output format: json has every change, and where each weight came from.")
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:

@@ -367,3 +367,11 @@ def test_files_that_change_under_a_listing(tmp_path: Path, content: str) -> None
         result = run("ls", prefix, "--digest")
         assert result.code in (0, 2)
         assert result.code == 0 or result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ["-1", "0", "nan", "soon"])
+def test_a_time_that_is_none_is_refused(given: str) -> None:
+    for command in (("check", "m"), ("record", "m", "-o", "g"), ("convert", "a", "b")):
+        result = run(*command, f"--timeout={given}")
+        assert result.code == 2
+        assert f"'{given}' is not a number of seconds above 0" in result.err

@@ -129,7 +129,9 @@ def environment_of(asked: Iterable[str]) -> Environment:
             raise UsageError(
                 f"{text!r} is not NAME==VERSION", hint="such as keras==3.15, tensorflow==2.15.1"
             )
-        versions[_normal(found[1])] = found[2]
+        name, version = _normal(found[1]), found[2]
+        if versions.setdefault(name, version) != version:
+            raise UsageError(f"{name} cannot be {versions[name]} and {version} at once")
     for name in _ALSO["tensorflow"]:
         if _normal(name) in versions:
             versions.setdefault("tensorflow", versions[_normal(name)])

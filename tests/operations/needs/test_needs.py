@@ -418,6 +418,8 @@ def test_versions_bring_what_they_require() -> None:
     assert environment_of(["keras==3.3"]).version("keras") == "3.3"
     with pytest.raises(UsageError, match=r"'keras>3' is not NAME==VERSION"):
         environment_of(["keras>3"])
+    with pytest.raises(UsageError, match=r"tf-keras cannot be 2.15 and 2.16 at once"):
+        environment_of(["tf_keras==2.15", "tf-keras==2.16"])
 
 
 @pytest.mark.parametrize(
