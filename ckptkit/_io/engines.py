@@ -199,15 +199,15 @@ class _DaskCluster(Engine):
 
 
 def _fill(answer: Future[Any], remote: Any) -> None:
-    """Give an answer what a task of Dask has come to."""
-    if not answer.set_running_or_notify_cancel():
-        return
+    """Give an answer what a task of Dask has come to, unless it is cancelled before."""
     try:
         result = remote.result()
     except BaseException as error:  # whatever the work, Dask or the connection raises
-        answer.set_exception(error)
+        if answer.set_running_or_notify_cancel():
+            answer.set_exception(error)
     else:
-        answer.set_result(result)
+        if answer.set_running_or_notify_cancel():
+            answer.set_result(result)
 
 
 def _cancel_with(remote: Any, answer: Future[Any]) -> None:

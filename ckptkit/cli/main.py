@@ -176,7 +176,9 @@ def _run(signals: Sequence[int]) -> NoReturn:
         _fail(str(error), error.exit_code)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # which click takes for Ctrl-D at a prompt
+            _fail_of_ours(error.__cause__)
         _fail("interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -196,13 +198,19 @@ def _run(signals: Sequence[int]) -> NoReturn:
         _drop(sys.stdout)
         said = str(error)
         _fail(f"out of memory{': ' if said else ''}{said[:1].lower()}{said[1:]}", 2)
-    except Exception:  # a bug of ours: exit code 1 would read as a verdict
+    except Exception as error:
         if signals:  # compiled code makes an error of its own of what a signal raises in it
             sys.exit(128 + signals[0])
-        import traceback
-
-        _fail(f"internal error; please report this:\n{traceback.format_exc()}", 2, raw=True)
+        _fail_of_ours(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail_of_ours(error: BaseException) -> NoReturn:
+    """End with a bug of ours: exit code 1 would read as a verdict."""
+    import traceback
+
+    told = "".join(traceback.format_exception(error))
+    _fail(f"internal error; please report this:\n{told}", 2, raw=True)
 
 
 def _arguments(given: list[str]) -> list[str]:

@@ -375,3 +375,17 @@ def test_a_time_that_is_none_is_refused(given: str) -> None:
         result = run(*command, f"--timeout={given}")
         assert result.code == 2
         assert f"'{given}' is not a number of seconds above 0" in result.err
+
+
+@pytest.mark.parametrize("error", [EOFError, ValueError])
+def test_a_bug_of_ours_is_no_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(_path: object) -> None:
+        raise error("marshal data too short")
+
+    monkeypatch.setattr("ckptkit.fixtures.sample.write_sample", fail)
+    result = run("sample", tmp_path / "new")
+    assert result.code == 2
+    assert "internal error; please report this" in result.err
+    assert result.err.rstrip().endswith(f"{error.__name__}: marshal data too short")

@@ -130,7 +130,8 @@ def environment_of(asked: Iterable[str]) -> Environment:
                 f"{text!r} is not NAME==VERSION", hint="such as keras==3.15, tensorflow==2.15.1"
             )
         name, version = _normal(found[1]), found[2]
-        if versions.setdefault(name, version) != version:
+        numbers = ".".join(map(str, release(version)))
+        if not fits(versions.setdefault(name, version), f"=={numbers}"):
             raise UsageError(f"{name} cannot be {versions[name]} and {version} at once")
     for name in _ALSO["tensorflow"]:
         if _normal(name) in versions:

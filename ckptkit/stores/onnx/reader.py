@@ -120,7 +120,8 @@ class OnnxStore:
         """Whether the stored bytes are the values in native order."""
         spec, part = self._found(key)
         is_native = sys.byteorder == "little" or itemsize(spec.dtype) == 1
-        return part.form == "raw" and spec.dtype not in BITS and is_native
+        is_checked = bool(self.of_sparse.get(key))  # where it is read, and so not as bytes alone
+        return part.form == "raw" and spec.dtype not in BITS and is_native and not is_checked
 
     def quantisations(self) -> dict[str, Quantisation]:
         """Return what the integers of tensors stand for; see `StoreOfConstants`."""
