@@ -20,6 +20,9 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
+from ckptkit.operations.history.api import history
+from ckptkit.operations.scan.api import scan
+from ckptkit.operations.verify.api import verify
 from ckptkit.stores.directories import is_model_directory
 from ckptkit.stores.locate import Location, locate
 from support.command_line import ckptkit as run
@@ -533,6 +536,37 @@ def test_a_directory_of_somebody_else_in_a_run(as_nobody: Path, name: str) -> No
     assert locate(run_dir).path == prefix
     assert not is_model_directory(run_dir)  # as all commands on runs ask
     (run_dir / "lost+found").chmod(0o700)
+
+
+def test_a_state_file_that_nobody_may_read(as_nobody: Path) -> None:
+    """A file of this name may be Orbax's: the entries beside it tell that it is not."""
+    run_dir = as_nobody / "run"
+    run_dir.mkdir()
+    prefix = write_bundle(run_dir / "ckpt-9", ONE)
+    state = run_dir / "checkpoint"
+    state.write_text('model_checkpoint_path: "ckpt-9"\n')
+    state.chmod(0)
+    assert [step.path for step in history(run_dir).steps] == [prefix]
+    verified = verify(run_dir)
+    assert (verified.exit_code, [found.code for found in verified.findings]) == (
+        1,
+        ["state.unreadable"],
+    )
+    assert {unit.path for unit in scan(as_nobody, recursive=True).units} >= {prefix}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "dangling", "loop"])
+def test_a_state_file_that_is_none(kind: str, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "ckpt-9", ONE)
+    state = tmp_path / "checkpoint"
+    if kind == "pipe":
+        os.mkfifo(state)  # which blocks whoever opens it
+    elif kind == "directory":
+        state.mkdir()
+    else:
+        state.symlink_to("gone" if kind == "dangling" else "checkpoint")
+    assert len(history(tmp_path).steps) == 1
+    assert sum(unit.tensors for unit in verify(tmp_path).units) == len(ONE)
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "x/" * 5000])
