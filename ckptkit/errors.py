@@ -6,7 +6,7 @@
     ├── UnsupportedError          recognised, but not readable here; the hint says what to do
     ├── UnknownTensorError        no tensor of that name
     ├── MissingDependencyError    an optional package is needed
-    ├── WorkerLostError           a worker of an executor ended before its work was done
+    ├── WorkerLostError           a process that worked for this one ended too early
     ├── ChangedError              a file was replaced or written to while it was read
     ├── OutputError               a file could not be written
     └── FormatError               the bytes break the format
@@ -102,7 +102,7 @@ class MissingDependencyError(CkptkitError):
 
 
 class WorkerLostError(CkptkitError):
-    """A worker of an executor ended before its work was done, or cannot do it."""
+    """A worker, or the process of libhdf5, ended before its work was done, or cannot do it."""
 
     code = "worker.lost"
 

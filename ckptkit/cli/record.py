@@ -101,7 +101,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
         put_report(chain(changed, lines), shown)
     else:  # which has no place for what changed
         beside = report.remarks(golden, out) if needs_remarks(fmt) else ()
-        put_report(lines, shown, read, remarks=chain(changed, beside))
+        put_report(lines, shown, read, out.rglob("*"), chain(changed, beside))
 
 
 def _earlier(out: Path) -> Golden | None:

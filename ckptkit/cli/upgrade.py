@@ -79,7 +79,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     """
     from ckptkit.operations.convert.api import MismatchError
     from ckptkit.operations.input_files import refuse_inputs
-    from ckptkit.operations.upgrade.api import upgrade
+    from ckptkit.operations.upgrade.api import files_of_rows, upgrade
     from ckptkit.reports.text import printable
     from ckptkit.reports.upgrade import report_lines
 
@@ -94,5 +94,5 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
         ctx.exit(2)
     lines = report_lines(report, shown["fmt"], verbose=shown["verbose"])
     remarks = [printable(report.verdict)] if needs_remarks(shown["fmt"], shown) else ()
-    put_report(lines, shown, [*src, dst], remarks=remarks)
+    put_report(lines, shown, [*src, dst], files_of_rows(report), remarks)
     ctx.exit(report.exit_code)

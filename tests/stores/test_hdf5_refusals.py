@@ -14,6 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -373,17 +374,28 @@ def test_a_process_that_is_left_leaves_nothing_open(tmp_path: Path) -> None:
     assert [str(warning.message) for warning in caught] == []
 
 
+@pytest.mark.parametrize("request_", ["scan", "read"])
 def test_a_process_that_is_killed_says_nothing_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.weights.h5"
-    write_h5(path, compression="gzip", chunks=True)
+    write_h5(path, compression="lzf", chunks=True)
     client._child.end()
+    killed = (
+        "from ckptkit.stores.hdf5 import server; import os; answer = server._answer;"
+        f"log = {str(tmp_path / 'killed')!r};"
+        "server._answer = lambda asked, last: answer(asked, last) "
+        f"if asked['do'] != {request_!r} else (open(log, 'a').write('.'), os.kill(os.getpid(), 9));"
+        "server.main()"
+    )
     with monkeypatch.context() as patch:
-        killed = "import os, sys; sys.stdin.readline(); os.kill(os.getpid(), 9)"
-        patch.setattr(client, "PROGRAM", killed)
-        result = verify(path)
+        patch.setattr(client, "PROGRAM", client.PROGRAM.rpartition("from")[0] + killed)
+        with ThreadPoolExecutor(1) as executor:
+            result = verify(path, executor=executor)
+    with client._child.lock:  # the file may still be listed, beside
+        client._child.end()
     assert (result.exit_code, result.findings) == (2, ())
+    assert (tmp_path / "killed").stat().st_size <= 2  # not one process for each tensor
     (refusal,) = result.refusals
     assert str(refusal).startswith(f"{path}: the process in which libhdf5 reads it was killed (")
     assert verify(path).exit_code == 0

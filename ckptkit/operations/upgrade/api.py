@@ -253,6 +253,13 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else []
 
 
+def files_of_rows(report: UpgradeReport) -> Iterator[Path]:
+    """Yield the files that were read and written, those beside the models included."""
+    for row in report.rows:
+        for path in (row.source, row.path, _beside(row.path)):
+            yield from _files(path)
+
+
 def _digest(old: OldModel) -> str:
     store = old.checkpoint.store
     files = {*files_read(store.format, store.path), *store.shards}

@@ -56,7 +56,7 @@ def verify_stream(
     """Return what is found in one file (or set of shards), and its store if it opens.
 
     sample: of the tensors to read; the file is not read in any other way then.  None for all.
-    Raises UnsupportedError, MissingDependencyError.
+    Raises UnsupportedError, MissingDependencyError, WorkerLostError.
     """
     row = format_of(format_name)
     _refuse_bomb(row, path)

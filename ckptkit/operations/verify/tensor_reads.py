@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ckptkit._io.files import Extent
 from ckptkit._io.read_buffer import ReadBuffer
 from ckptkit.dtypes import itemsize, kind
-from ckptkit.errors import CkptkitError
+from ckptkit.errors import CkptkitError, WorkerLostError
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.registry import format_of
@@ -28,7 +28,7 @@ class TensorRead(NamedTuple):
 
 
 def read_tensor(item: tuple[Store, str, int]) -> TensorRead:
-    """Read a tensor to its end.  item: its store, key and bytes."""
+    """Read a tensor to its end.  item: its store, key and bytes.  Raises WorkerLostError."""
     store, key, nbytes = item
     spec = store.specs[key]
     shard = _shard_of_bytes(store, spec)
@@ -46,6 +46,8 @@ def read_tensor(item: tuple[Store, str, int]) -> TensorRead:
     try:
         for _ in store.blocks(key):
             pass
+    except WorkerLostError:  # which tells nothing of the tensor; the next might lose another one
+        raise
     except CkptkitError as error:
         return TensorRead(key, nbytes, error)
     return TensorRead(key, nbytes, None)

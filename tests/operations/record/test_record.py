@@ -133,6 +133,15 @@ def test_a_gpu_that_did_nothing_is_not_recorded(
         record(model, tmp_path / "golden", on="GPU:0")
 
 
+def test_no_page_takes_the_place_of_what_was_recorded(
+    machine: Machine, kept: Path, model: Path
+) -> None:
+    page = kept / "binding.json"
+    done = ckptkit("record", model, "-o", kept, "--no-noise", "--overwrite", "--html", page)
+    assert done.code == 2 and "would be written over" in done.err
+    assert check(model, golden=kept, on="CPU:0").ok
+
+
 def test_a_golden_is_replaced_only_when_asked(machine: Machine, kept: Path, model: Path) -> None:
     before = (kept / "manifest.json").read_bytes()
     asked = len(machine.asked)

@@ -14,6 +14,7 @@ import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError, OutputError, UsageError
 from support.command_line import ckptkit as run
+from support.command_line import refused
 from support.goldens import GOLDEN
 
 NESTED = GOLDEN / "tf2.15.1" / "files_nested"
@@ -85,6 +86,17 @@ def test_lines_fit_a_terminal(folder: Path, columns: int) -> None:
         assert [line for line in lines if len(line) > columns and len(line.split()) > 1] == []
         # why a model is refused is said whole, however narrow the screen is
         assert "holds weights and no model" in " ".join(result.out.split())
+
+
+@pytest.mark.needs_tf
+def test_no_report_takes_the_place_of_a_model_below(folder: Path) -> None:
+    model = folder / "new" / "deep" / "model.keras"
+    receipt = model.with_name("model.keras.upgrade.json")
+    for path in (model, receipt, folder / "old" / "deep" / "model.keras"):
+        before = path.read_bytes()
+        said = refused("upgrade", "-r", folder / "old", folder / "new", "-o", path)
+        assert "would be written over" in said
+        assert path.read_bytes() == before
 
 
 @pytest.mark.needs_tf
