@@ -555,6 +555,19 @@ def test_a_state_file_that_nobody_may_read(as_nobody: Path) -> None:
     assert {unit.path for unit in scan(as_nobody, recursive=True).units} >= {prefix}
 
 
+def test_a_cache_directory_that_may_not_be_entered(as_nobody: Path) -> None:
+    locked = as_nobody / "cache"
+    locked.mkdir(0)
+    run_dir = as_nobody / "run"
+    run_dir.mkdir()
+    for step in (1, 2):
+        write_bundle(run_dir / f"ckpt-{step}", ONE)
+    found = history(run_dir, cache=locked / "run.json")
+    assert len(found.steps) == 2
+    assert "nothing is kept" in found.notes[-1]
+    locked.chmod(0o700)
+
+
 @pytest.mark.parametrize("kind", ["pipe", "directory", "dangling", "loop"])
 def test_a_state_file_that_is_none(kind: str, tmp_path: Path) -> None:
     write_bundle(tmp_path / "ckpt-9", ONE)

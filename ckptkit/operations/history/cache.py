@@ -58,7 +58,7 @@ class MeasuredBefore:
         self._here: dict[Path, dict[str, str]] = {}
         self._old: dict[str, Any] = {"files": {}, "tensors": {}}
         self._new: dict[str, Any] = {"files": {}, "tensors": {}}
-        if path is not None and path.exists():
+        if path is not None and os.path.exists(path):  # noqa: PTH110  # its own raises EACCES
             self._load(path)
 
     def _load(self, path: Path) -> None:
