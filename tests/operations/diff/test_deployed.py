@@ -365,3 +365,37 @@ def test_a_bias_in_the_layer_behind_it(tmp_path: Path) -> None:
     hints = hints_of(tmp_path, model, graph)
     assert hints["dense/bias"] == "first/bias is folded into it, times dense/kernel"
     assert hints["first/bias"] == "folded into dense/bias"
+
+
+def test_what_proves_nothing_is_not_told(tmp_path: Path) -> None:
+    """Constants of one number, products that are all 0, and two that may be meant."""
+    slopes, bias = MODEL["activation/alpha"], MODEL["first/bias"]
+    model = {"ones": np.ones(4), "alpha": slopes, "twin": MODEL["dense/bias"]}
+    graph = {"less": -np.ones(4), "one": -slopes, "other": -slopes, "more": -MODEL["dense/bias"]}
+    told = {"twin": "more, negated", "more": "the negative of twin"}
+    assert {k: hint for k, hint in hints_of(tmp_path, model, graph).items() if hint} == told
+
+    zeros = {"first/bias": bias, "dense/kernel": np.zeros((4, 3)), "dense/bias": np.ones(3)}
+    graph = {"dense/kernel": zeros["dense/kernel"], "dense/bias": np.ones(3) + 1e-6}
+    graph["added"] = np.zeros(3)
+    assert not any(hints_of(tmp_path, zeros, graph).values())
+
+    kernel = MODEL["dense/kernel"]
+    model = {"one/bias": bias, "two/bias": bias, "dense/kernel": kernel, "dense/bias": np.ones(3)}
+    graph = {"dense/kernel": kernel, "dense/bias": np.ones(3) + bias @ kernel}
+    assert not any(hints_of(tmp_path, model, graph).values())
+    del model["two/bias"]
+    assert hints_of(tmp_path, model, graph)["one/bias"] == "folded into dense/bias"
+    graph["added"] = bias @ kernel
+    assert not any(hints_of(tmp_path, model, graph).values())
+
+
+def test_of_many_vectors_none_is_tried(tmp_path: Path) -> None:
+    """Chance would find one, and the time would grow with the square of how many there are."""
+    model = {name: MODEL[name] for name in ("first/bias", "dense/kernel", "dense/bias")}
+    bias = model["dense/bias"] + model["first/bias"] @ model["dense/kernel"]
+    graph = {"dense/kernel": model["dense/kernel"], "dense/bias": bias}
+    numbers = np.random.default_rng(6)
+    many = model | {f"vector{at}": numbers.normal(size=4) for at in range(256)}
+    assert hints_of(tmp_path, model, graph)["first/bias"]
+    assert not any(hints_of(tmp_path, many, graph).values())
