@@ -33,6 +33,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Refuse processes of a pool that were left: Python would wait for them for ever."""
+    from multiprocessing import active_children, connection
+
+    for process in active_children():
+        if not connection.wait([process.sentinel], 60):  # it was told to end
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            print(f"\n{process!r} was left by a test")
+            process.kill()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _every_code_is_explained() -> Iterator[None]:
     """Refuse a finding whose code `ckptkit explain` does not know, wherever a test makes one."""

@@ -102,8 +102,11 @@ class Engine:
             from ckptkit._io import worker_processes as processes  # here: few wait for so long
 
             pool = processes.pool_of(self._executor)
-            lost_now = pool is not None and processes.has_lost_one(pool)
-            if pool is not None and lost_now and lost_before:  # Python tells at once, or never
+            if pool is None:
+                continue
+            processes.fail_forgotten(pool)
+            lost_now = processes.has_lost_one(pool)
+            if lost_now and lost_before:  # Python tells at once, or never
                 processes.end_broken(pool)
             lost_before = lost_now
 
@@ -113,6 +116,11 @@ class Engine:
 
     def sends_again(self, submission: Submission) -> bool:
         """Whether work that was lost may be handed over once more."""
+        from ckptkit._io import worker_processes as processes
+
+        pool = processes.pool_of(self._executor)
+        if pool is not None and processes.is_broken(pool):
+            processes.kill_all(pool)
         return False
 
 

@@ -11,9 +11,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -44,6 +44,7 @@ class WorkerProcesses(Executor):
         with self._lock:
             if self.generation >= _MOST_RENEWALS:
                 return False
+            end_broken(self._pool)
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = _pool(self.workers)
             self.generation += 1
@@ -57,8 +58,7 @@ class WorkerProcesses(Executor):
 
     def kill(self) -> None:
         """End the processes where they are, for whoever waits for nothing more."""
-        for process in _processes_of(self._pool):
-            process.kill()
+        kill_all(self._pool)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -92,7 +92,23 @@ def has_lost_one(pool: ProcessPoolExecutor) -> bool:
 
 def is_broken(pool: ProcessPoolExecutor) -> bool:
     """Return whether a pool has given up since one of its processes ended."""
-    return bool(getattr(pool, "_broken", False))
+    return bool(getattr(pool, "_broken", False)) or _has_no_reader(pool)
+
+
+def _has_no_reader(pool: ProcessPoolExecutor) -> bool:
+    """Return whether the thread has ended that takes what the processes of a pool send."""
+    reader: Any = pool._executor_manager_thread
+    return reader is not None and not reader.is_alive()
+
+
+def kill_all(pool: ProcessPoolExecutor) -> None:
+    """Kill the processes of a pool that does no more work.
+
+    Python does so where it can; one that it misses waits for work for ever, and Python, as it ends,
+    for that process.
+    """
+    for process in _processes_of(pool):
+        process.kill()
 
 
 def end_broken(pool: ProcessPoolExecutor) -> None:
@@ -103,14 +119,33 @@ def end_broken(pool: ProcessPoolExecutor) -> None:
 
     Source of the names: `concurrent/futures/process.py` of Python 3.10 to 3.14.
     """
-    for process in _processes_of(pool):
-        process.kill()
+    kill_all(pool)
     inside: Any = pool
     reader, results = inside._executor_manager_thread, inside._result_queue
-    if reader is not None and results is not None:
+    if reader is None or results is None:
+        return
+    reader.join(_ENDS_BY_ITSELF_S)
+    if reader.is_alive():  # else the pool closes both ends itself, and a second time is wrong
+        results._writer.close()
         reader.join(_ENDS_BY_ITSELF_S)
-        if reader.is_alive():  # else the pool closes both ends itself, and a second time is wrong
-            results._writer.close()
+    fail_forgotten(pool)
+
+
+def fail_forgotten(pool: ProcessPoolExecutor) -> None:
+    """Fail the tasks of a pool that nobody is left to finish.
+
+    Before Python 3.12 the thread that finds a process ended goes through the pool's tasks and
+    processes while others may still add to them: what is added late is not failed with the rest,
+    and the thread itself may fail of it.
+
+    Source: `_ExecutorManagerThread.terminate_broken` of Python 3.11, and of 3.12.
+    """
+    if not _has_no_reader(pool):
+        return
+    forgotten: Any = pool._pending_work_items
+    for task in [*forgotten.values()]:
+        with suppress(InvalidStateError):  # it ended
+            task.future.set_exception(BrokenProcessPool("the pool ended as the task was given"))
 
 
 def end_with_a_killed_one(pool: ProcessPoolExecutor) -> None:
@@ -136,7 +171,11 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     # A name in a string, since where processes begin imports what lies above this room.  Forking
     # would copy locks that threads of this process hold.
     begin = import_module("ckptkit_tf").begin_worker
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin)
+    # All of them before the first task, as where Python forks: one that is started while another is
+    # found ended would be missed (`kill_all`).
+    pool._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]
+    return pool
 
 
 def prepare() -> None:

@@ -66,26 +66,62 @@ def test_processes_of_our_own_are_made_anew_once(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed_while_another_is_started() -> None:
     """The pool closes its pipes, which the new process was to have."""
-    for own in (True, False):
-        executor: Any = WorkerProcesses(2) if own else ProcessPoolExecutor(2, get_context("spawn"))
-        with executor:
-            pool: Any = pool_of(executor)
-            first = pool.submit(os.getpid).result()
-            spawn = pool._spawn_process
+    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        pool: Any = executor
+        first = pool.submit(os.getpid).result()
+        spawn = pool._spawn_process
 
-            def killing(pool: Any = pool, first: int = first, spawn: Any = spawn) -> None:
-                os.kill(first, signal.SIGKILL)
-                while not pool._call_queue._reader.closed:
-                    time.sleep(0.01)
-                spawn()
+        def killing() -> None:
+            os.kill(first, signal.SIGKILL)
+            while not pool._call_queue._reader.closed:
+                time.sleep(0.01)
+            spawn()
 
-            pool._spawn_process = killing
-            done = bounded_map(executor, doubled, range(20), "item {}".format)
-            if own:
-                assert list(done) == [2 * number for number in range(20)]
-                continue
+        pool._spawn_process = killing
+        with pytest.raises(WorkerLostError, match="a worker ended before its work was done"):
+            list(bounded_map(executor, doubled, range(20), "item {}".format))
+
+
+def test_processes_of_our_own_are_all_started_before_the_first_task() -> None:
+    """One that is started while another is found ended may be missed, and then waits for ever."""
+    with WorkerProcesses(3) as executor:
+        executor.submit(os.getpid).result()
+        pool: Any = pool_of(executor)
+        assert len(pool._processes) == 3
+        pool._spawn_process = None
+        assert list(bounded_map(executor, doubled, range(20))) == [2 * n for n in range(20)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("step", ["terminate_broken", "join_executor_internals"])
+def test_a_pool_whose_own_thread_fails_as_it_gives_up(
+    step: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.12 it may, of a task or a process that is added meanwhile."""
+    monkeypatch.setattr(engines, "_LOOKED_AGAIN_S", 0.1)
+
+    def fail(cause: object = None) -> None:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    executor: Any = WorkerProcesses(2) if own else ProcessPoolExecutor(2, get_context("spawn"))
+    with executor:
+        pool: Any = pool_of(executor)
+        for task in [pool.submit(time.sleep, 0.1) for _ in range(2)]:
+            task.result()
+        processes = [*pool._processes.values()]
+        for of_thread in (step, "_" + step):  # 3.12 calls the second, where there is one
+            monkeypatch.setattr(pool._executor_manager_thread, of_thread, fail, raising=False)
+        items = [(tmp_path, number, 1, 1) for number in range(20)]
+        done = bounded_map(executor, killed_at, items, "item {}".format)
+        if own:
+            assert list(done) == [2 * number for number in range(20)]
+        else:
             with pytest.raises(WorkerLostError, match="a worker ended before its work was done"):
                 list(done)
+        for process in processes:
+            process.join(60)
+            assert process.exitcode is not None
 
 
 def test_work_within_work_survives_a_pool_that_is_made_anew(tmp_path: Path) -> None:
