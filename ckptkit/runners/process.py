@@ -48,6 +48,8 @@ _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message
 _MESSAGE_CHARACTERS = 800  # of a message: some lines of a terminal
 _STACK_POLLS = 100  # that a child gets to write its stack
+# How a stack ends, which is written piece by piece: with our program, or where it is too deep.
+_STACK_ENDS = ('  File "<string>"', "\n  ...\n")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 _LOG = re.compile(r"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] ")
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -187,8 +189,7 @@ def _where_it_is(child: Child, output: IO[bytes]) -> str:
         child.send_signal(signal.SIGUSR1)
     for _ in range(_STACK_POLLS):
         time.sleep(_POLL_S)
-        if os.fstat(output.fileno()).st_size > before:
-            time.sleep(_POLL_S)
+        if any(end in _printed(output, before) for end in _STACK_ENDS):
             break
     frame = _frame(_printed(output))
     return f" (in {frame})" if frame else ""
@@ -245,11 +246,13 @@ def _death(status: int, printed: str) -> RunnerError:
     return RunnerError(f"the model's process died ({how}){seen}{_tail(words)}", kind="died")
 
 
-def _printed(output: IO[bytes]) -> str:
-    """Return the end of what the child printed."""
-    output.seek(0, os.SEEK_END)
-    output.seek(max(0, output.tell() - _TAIL_BYTES))
-    return str(output.read().decode("utf-8", "replace"))
+def _printed(output: IO[bytes], since: int = 0) -> str:
+    """Return the end of what the child printed, of what came after so many bytes.
+
+    The child writes where this process has sought to: so this does not seek.
+    """
+    start = max(since, os.fstat(output.fileno()).st_size - _TAIL_BYTES)
+    return os.pread(output.fileno(), _TAIL_BYTES, start).decode("utf-8", "replace")
 
 
 def _frame(printed: str) -> str:

@@ -131,6 +131,29 @@ def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.kind == "timeout"
 
 
+def test_a_stack_is_waited_for_until_all_of_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python writes it piece by piece, and where this process seeks to in the file of both."""
+    frames = [
+        '"<frozen x>", line 1 in wait',
+        '"m.py", line 3 in step',
+        '"<string>", line 1 in <module>',
+    ]
+    stack = ["Current thread 0x1 (most recent call first):\n", *(f"  File {f}\n" for f in frames)]
+    with (tmp_path / "output").open("w+b", buffering=0) as output:
+        output.write(b'  File "<string>", line 1, in <module>, of something else\n')
+        pieces = iter(stack)
+
+        def sleep(_seconds: float) -> None:
+            output.write(next(pieces, "").encode())
+
+        monkeypatch.setattr(process, "time", SimpleNamespace(sleep=sleep))
+        child = SimpleNamespace(send_signal=lambda _number: None)
+        assert process._where_it_is(child, output) == " (in step, m.py:3)"  # type: ignore[arg-type]
+        assert next(pieces, "all") == "all"
+
+
 @pytest.mark.usefixtures("runtime")
 def test_a_child_that_grows_is_ended() -> None:
     with pytest.raises(RunnerError, match="bytes of memory"):
@@ -233,7 +256,7 @@ def test_a_child_whose_parent_died_before_it_began_does_not_begin(tmp_path: Path
         command, env=environment, pass_fds=(reading,), start_new_session=True
     ) as child:
         os.close(reading)
-        assert child.wait(300)
+        assert child.wait(600)
     assert not result.exists()
 
 
@@ -241,6 +264,7 @@ def _time_is_up_at(mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no time pass until a child has left its mark, however slow it is; then far too much."""
     clock = SimpleNamespace(monotonic=lambda: 100.0 * mark.exists(), sleep=time.sleep)
     monkeypatch.setattr(process, "time", clock)
+    monkeypatch.setattr(process, "_STACK_POLLS", 12_000)
 
 
 def _children(pid: int) -> list[int]:
@@ -252,7 +276,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _wait_for(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -284,7 +308,7 @@ def test_what_a_child_started_in_a_session_of_its_own_ends(
     if not leaves:
         _time_is_up_at(mark, monkeypatch)
     with nullcontext() if leaves else pytest.raises(RunnerError, match="more than 9 s"):
-        run("test", request, timeout_s=9)
+        run("test", request, timeout_s=600 if leaves else 9)
     pids = [int(pid) for pid in mark.read_text().split()]
     _wait_for(lambda: not any(_is_running(pid) for pid in pids))
 
