@@ -126,7 +126,11 @@ def end_broken(pool: ProcessPoolExecutor) -> None:
         return
     reader.join(_ENDS_BY_ITSELF_S)
     if reader.is_alive():  # else the pool closes both ends itself, and a second time is wrong
-        results._writer.close()
+        # Whoever waits for that end closes this one as well: it must be ours alone before.
+        writer = results._writer
+        handle, writer._handle = writer._handle, None
+        if handle is not None:
+            os.close(handle)
         reader.join(_ENDS_BY_ITSELF_S)
     fail_forgotten(pool)
 
