@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,10 +34,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_AGAIN_S = 60.0  # after a test was ended, if that hangs as well
+
+
+@pytest.hookimpl(hookwrapper=True, optionalhook=True)
+def pytest_timeout_set_timer() -> Iterator[None]:
+    """Let the limit of a test come again: one that hangs in a pool then waits for its processes."""
+    yield
+    left_s, _ = signal.getitimer(signal.ITIMER_REAL)
+    if left_s:
+        signal.setitimer(signal.ITIMER_REAL, left_s, _AGAIN_S)
+
+
+_END_S = 600  # that Python gets to end once all tests have: it waits for threads and processes
+
+
+@pytest.hookimpl(trylast=True)  # after the fixtures of tests that were interrupted
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Refuse processes of a pool that were left: Python would wait for them for ever."""
+    """Refuse processes of a pool that were left: Python would wait for them for ever.
+
+    For what else it may wait, its stacks are printed in the end.
+    """
+    import faulthandler
     from multiprocessing import active_children, connection
 
+    faulthandler.dump_traceback_later(_END_S, exit=True, file=2)
     for process in active_children():
         if not connection.wait([process.sentinel], 60):  # it was told to end
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -63,7 +63,7 @@ def test_what_matters_most_comes_first() -> None:
 def test_a_row_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     begun, alive = tmp_path / "begun", tmp_path / "alive"
     child = (
-        f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(60); "
+        f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(600); "
         f"pathlib.Path({str(alive)!r}).touch()"
     )
     hangs = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"

@@ -116,14 +116,16 @@ def test_a_forked_child_neither_keeps_nor_drops_the_claim(tmp_path: Path) -> Non
         os.waitpid(child, 0)
         with pytest.raises(OutputError, match="is writing it"), claiming(tmp_path / "out"):
             pytest.fail("the body must not run")
-    sleeper = 0
     with claiming(tmp_path / "out"):
         sleeper = os.fork()
         if not sleeper:
             signal.pause()
-    with claiming(tmp_path / "out"):
+    try:
+        with claiming(tmp_path / "out"):
+            pass
+    finally:
         os.kill(sleeper, signal.SIGKILL)
-    os.waitpid(sleeper, 0)
+        os.waitpid(sleeper, 0)
     assert names(tmp_path) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -64,6 +65,9 @@ def test_processes_of_our_own_are_made_anew_once(tmp_path: Path) -> None:
             assert caught.value.exit_code == 2
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="a pool gives up only once that one is started"
+)
 def test_a_worker_that_is_killed_while_another_is_started() -> None:
     """The pool closes its pipes, which the new process was to have."""
     with ProcessPoolExecutor(2, get_context("spawn")) as executor:
@@ -92,7 +96,6 @@ def test_processes_of_our_own_are_all_started_before_the_first_task() -> None:
         assert list(bounded_map(executor, doubled, range(20))) == [2 * n for n in range(20)]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("step", ["terminate_broken", "join_executor_internals"])
 def test_a_pool_whose_own_thread_fails_as_it_gives_up(
@@ -101,7 +104,7 @@ def test_a_pool_whose_own_thread_fails_as_it_gives_up(
     """Before Python 3.12 it may, of a task or a process that is added meanwhile."""
     monkeypatch.setattr(engines, "_LOOKED_AGAIN_S", 0.1)
 
-    def fail(cause: object = None) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("dictionary changed size during iteration")
 
     executor: Any = WorkerProcesses(2) if own else ProcessPoolExecutor(2, get_context("spawn"))
@@ -120,7 +123,7 @@ def test_a_pool_whose_own_thread_fails_as_it_gives_up(
             with pytest.raises(WorkerLostError, match="a worker ended before its work was done"):
                 list(done)
         for process in processes:
-            process.join(60)
+            process.join(600)
             assert process.exitcode is not None
 
 

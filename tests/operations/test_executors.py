@@ -99,7 +99,9 @@ def test_an_interrupt_ends_processes_at_work() -> None:
         tasks = [executor.submit(time.sleep, 600) for _ in range(8)]
         at_work = _processes_of(executor._pool)
         raise KeyboardInterrupt
-    assert [process.exitcode for process in at_work] == [-signal.SIGKILL] * 2
+    # the pool itself asks the second to end, where it sees the first go before that is killed, too
+    ended = {process.exitcode for process in at_work}
+    assert ended <= {-signal.SIGKILL, -signal.SIGTERM}
     assert all(task.done() for task in tasks)
 
 
@@ -140,8 +142,6 @@ def test_a_worker_that_is_killed_as_it_writes(writer: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-# Before Python 3.12 a pool's own thread may fail of a task that is given while it gives up.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("kind", WORK)
 def test_a_worker_that_is_killed_meanwhile(kind: str, tmp_path: Path) -> None:
     """Processes of our own finish with the same answer; a pool of the caller's may be an error."""

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -91,15 +90,14 @@ class Server:
         pid = int(self.hear())
         strace = subprocess.Popen(
             [
-                *("strace", "-f", "-y", "-qq", "-e", f"trace={','.join(CALLS)}"),
+                *("strace", "-f", "-y", "-e", f"trace={','.join(CALLS)}"),
                 *("-o", f"{directory}.strace", *options, "-p", str(pid)),
             ],
             stderr=subprocess.PIPE,
             text=True,
         )
-        status = Path(f"/proc/{pid}/status")
-        while "TracerPid:\t0\n" in status.read_text() and strace.poll() is None:
-            time.sleep(0.001)
+        assert strace.stderr is not None
+        strace.stderr.readline()  # "attached": from here on, not from the first sign in /proc
         self.say("go")
         code, stderr = json.loads(self.hear())
         strace.communicate()

@@ -27,7 +27,7 @@ from support.range_server import Server
 _ACCOUNT = "devstoreaccount1"
 _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _BUCKET = "bkt"
-_WAIT_S = 300.0
+_WAIT_S = 600.0
 
 
 class RunningStore(NamedTuple):
@@ -43,9 +43,8 @@ class RunningStore(NamedTuple):
 @contextmanager
 def s3rver(folder: Path) -> Iterator[RunningStore]:
     """Serve a bucket by s3rver of npm, which passes over conditions (jamhall/s3rver#440)."""
-    port = _free_port()
-    program = (_program("s3rver"), "-d", folder, "-p", port, "--configure-bucket", _BUCKET)
-    with _running(program, port):
+    program = (_program("s3rver"), "-d", folder, "--configure-bucket", _BUCKET)
+    with _running(program, "-p") as port:
         keys = {"aws_access_key_id": "S3RVER", "aws_secret_access_key": "S3RVER"}
         yield RunningStore(f"s3://{_BUCKET}", {**keys, **_of_s3(port)})
 
@@ -74,9 +73,8 @@ def _of_s3(port: int) -> dict[str, Any]:
 @contextmanager
 def azurite(folder: Path) -> Iterator[RunningStore]:
     """Serve a container by azurite of npm."""
-    port = _free_port()
-    place = ("--location", folder, "--blobPort", port, "--silent", "--skipApiVersionCheck")
-    with _running((_program("azurite-blob"), *place), port):
+    place = ("--location", folder, "--silent", "--skipApiVersionCheck")
+    with _running((_program("azurite-blob"), *place), "--blobPort") as port:
         _make_container(port)
         options = {"account_name": _ACCOUNT, "account_key": _KEY}
         endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
@@ -138,28 +136,32 @@ def _program(name: str) -> str:
     return found
 
 
-def _free_port() -> int:
+@contextmanager
+def _held_port() -> Iterator[int]:
+    """Yield a port that the system gives to nobody; who names it may listen there all the same."""
     with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+        yield one.getsockname()[1]
 
 
 @contextmanager
-def _running(program: tuple[object, ...], port: int) -> Iterator[None]:
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([*map(str, program)], stdout=quiet, stderr=quiet)
-    try:
-        end = time.monotonic() + _WAIT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, f"{program[0]} ended"
-                assert time.monotonic() < end, f"{program[0]} does not listen"
-                time.sleep(0.1)
-        yield
-    finally:
-        process.kill()
-        process.wait()
+def _running(program: tuple[object, ...], port_option: str) -> Iterator[int]:
+    """Run a server; yield the port, which it is told by an option, once it listens there."""
+    with _held_port() as port:
+        words = [*map(str, (*program, port_option, port))]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + _WAIT_S
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, f"{program[0]} ended"
+                    assert time.monotonic() < end, f"{program[0]} does not listen"
+                    time.sleep(0.1)
+            yield port
+        finally:
+            process.kill()
+            process.wait()

@@ -148,7 +148,7 @@ with main._settings():
     kept = Kept()
     other = weakref.ref(kept, lambda _: os.kill(os.getpid(), {number}))
     del kept
-    time.sleep(20)
+    time.sleep(600)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

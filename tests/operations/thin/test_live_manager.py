@@ -41,7 +41,7 @@ for number in itertools.count(1):
     if number >= saves and (os.path.exists("enough") or number >= 20 * saves):
         break
 open("saved", "w").close()
-for _ in range(6000):  # TensorFlow opens a checkpoint twice, and must find the same one
+for _ in range(60_000):  # TensorFlow opens a checkpoint twice, and must find the same one
     if os.path.exists("thinned"):
         break
     time.sleep(0.01)
