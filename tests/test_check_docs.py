@@ -45,7 +45,7 @@ model.export("export", verbose=False)
 model.save("model.keras")
 """
 
-pytestmark = pytest.mark.needs_tf
+pytestmark = [pytest.mark.needs_tf, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

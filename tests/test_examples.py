@@ -126,6 +126,7 @@ def test_a_command_from_outside(installed: dict[str, str], rows: Path, tmp_path:
     assert "did you mean largest" in run(installed, tmp_path, "larges", code=2).stderr
 
 
+@pytest.mark.slow
 def test_a_runner_and_a_kind_of_model_from_outside(
     installed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_runner_and_a_kind_of_model_from_outside(
     assert "differs" in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_lists_what_is_added(installed: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ckptkit", "doctor", "--format", "json"],

@@ -167,7 +167,7 @@ MODELS = {"nested": (nested, (4,)), "held": (held, (4,)), "recurrent": (recurren
 
 @pytest.fixture(
     scope="module",
-    params=["held", "nested", pytest.param("recurrent", marks=pytest.mark.slow)],
+    params=["nested", *(pytest.param(s, marks=pytest.mark.slow) for s in ("held", "recurrent"))],
 )
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All forms of a model at two instants, one step of training apart: DIR/0 and DIR/1."""

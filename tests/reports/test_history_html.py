@@ -119,6 +119,7 @@ def test_metrics_themes_and_two_steps(page: Page) -> None:
     assert page.texts("#layer") == ["l2"]
 
 
+@pytest.mark.slow
 def test_750_tensors_and_200_steps_are_less_than_3_mb() -> None:
     rng = np.random.default_rng(0)
     steps = tuple(RunStep(n, Path(f"run/ckpt-{n}"), "tensor-bundle") for n in range(200))

@@ -55,7 +55,11 @@ def nested(keras: Any) -> Any:
     return keras.Model(features, layers.Dense(2)(inner(layers.Dense(8)(features))))
 
 
-BUILDERS = (convolutional, recurrent, attentive, nested)
+BUILDERS = [
+    convolutional,
+    nested,
+    *(pytest.param(build, marks=pytest.mark.slow) for build in (recurrent, attentive)),
+]
 
 
 def neutral_copy(source: Checkpoint, path: Path) -> None:

@@ -118,6 +118,7 @@ def test_two_calls(ckptkit_golden):
 """
 
 
+@pytest.mark.slow
 def test_each_parameter_has_a_golden_of_its_own_in_workers_too(project: Path) -> None:
     pytest.importorskip("xdist")
     (project / "test_model.py").write_text(MANY)
@@ -143,6 +144,7 @@ def test_tests_that_would_keep_one_golden_are_refused(project: Path) -> None:
     assert names == {"named-47", "named-58", "test_two_calls"}
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_loads_by_itself_and_can_be_left_out(project: Path) -> None:
     """By its entry point, as pytest finds it; -p no: takes the name of that."""
     config = configparser.ConfigParser()
