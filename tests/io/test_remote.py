@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import re
 import shlex
@@ -466,7 +467,9 @@ def test_what_is_replaced_all_the_time_is_never_mixed(large: Path, honors_condit
 
     def replace(number: int) -> None:
         if number % 3 == 2:
-            (large / "w.safetensors").write_bytes(states[number // 3 % 2])
+            (large / "new").write_bytes(states[number // 3 % 2])
+            os.utime(large / "new", (number, number))  # else two may have the same state
+            (large / "new").replace(large / "w.safetensors")
 
     with serving(large) as server:
         server.honors_conditions, server.before = honors_conditions, replace
@@ -481,8 +484,14 @@ def test_what_is_replaced_all_the_time_is_never_mixed(large: Path, honors_condit
 
 def test_cut_connections_and_passing_refusals_are_tried_again(large: Path) -> None:
     with serving(large) as server:
-        server.cut = lambda number: number % 3 == 1
-        server.status = lambda _asked, number: 503 if number % 5 == 3 else 0
+
+        def tries(number: int) -> int:
+            """How often what a request asks for was asked for before."""
+            spans = [(asked.start, asked.stop) for asked in server.asked[: number + 1]]
+            return spans.count(spans[-1]) - 1
+
+        server.cut = lambda number: tries(number) == 0
+        server.status = lambda _asked, number: 503 if tries(number) == 1 else 0
         there = ckptkit.load(f"{server.url}/w.safetensors")
     assert [float(there[f"t{n}"].sum()) for n in range(8)] == [n * 400_000 for n in range(8)]
 

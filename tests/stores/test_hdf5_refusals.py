@@ -357,6 +357,7 @@ def test_a_process_that_is_left_leaves_nothing_open(tmp_path: Path) -> None:
     path = tmp_path / "m.weights.h5"
     write_h5(path, compression="gzip", chunks=True)
     window = whole_file(path)
+    gc.collect()  # what other tests left
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         client.scan(window)

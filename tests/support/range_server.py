@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import mmap
 import os
 import threading
 import time
@@ -110,30 +109,37 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
 
         def _send_file(self, file: Path, asked: Asked, number: int) -> None:
             with file.open("rb") as stream:
-                told = os.fstat(stream.fileno())
-                data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+                self._send_of(stream.fileno(), asked, number)
+
+        def _send_of(self, stream: int, asked: Asked, number: int) -> None:
+            told = os.fstat(stream)
+
+            def part(first: int, stop: int) -> bytes:
+                # Not mapped: where the file is cut short meanwhile, that would be a SIGBUS.
+                return os.pread(stream, max(0, min(stop, told.st_size) - first), first)
+
             state = f"{told.st_ino} {told.st_mtime_ns} {told.st_size}"
             etag = f'"{hashlib.sha256(state.encode()).hexdigest()[:16]}"'
             fields = {"ETag": etag} if server.etags else {}
             if server.times:
-                fields["Last-Modified"] = self.date_time_string(file.stat().st_mtime)
+                fields["Last-Modified"] = self.date_time_string(told.st_mtime)
             wanted = asked.headers.get("if-match", etag)
             if server.honors_conditions and wanted != etag:
                 self._send(412, b"", {})
             elif server.whole or asked.start < 0:
-                self._send(200, data, fields)
-            elif asked.start >= len(data):
-                self._send(416, b"", {**fields, "Content-Range": f"bytes */{len(data)}"})
+                self._send(200, part(0, told.st_size), fields)
+            elif asked.start >= told.st_size:
+                self._send(416, b"", {**fields, "Content-Range": f"bytes */{told.st_size}"})
             else:
                 first = asked.start + server.shift
-                part = data[first : min(asked.stop + server.shift, len(data))]
-                fields["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(data)}"
-                self._send(206, part, fields, is_cut=server.cut(number))
+                data = part(first, asked.stop + server.shift)
+                fields["Content-Range"] = f"bytes {first}-{first + len(data) - 1}/{told.st_size}"
+                self._send(206, data, fields, is_cut=server.cut(number))
 
         def _send(
             self,
             status: int,
-            data: bytes | memoryview,
+            data: bytes,
             fields: dict[str, str],
             *,
             is_cut: bool = False,
@@ -147,7 +153,7 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             for name, text in {**fields, **ends[server.framing]}.items():
                 self.send_header(name, text)
             self.end_headers()
-            sent = bytes(data[: len(data) // 2] if is_cut else data)
+            sent = data[: len(data) // 2] if is_cut else data
             if server.framing == "chunks":
                 last = b"" if is_cut else b"0\r\n\r\n"
                 sent = b"%x\r\n%b\r\n%b" % (len(sent), sent, last) if sent else last

@@ -31,6 +31,7 @@ LEFT = ("ckpt-3.data-00000-of-00001.tempstate1234567", "checkpoint.tmp" + "0" * 
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a directory be still after ten minutes, so that no slow machine takes it to be so."""
     monkeypatch.setattr(in_use, "STILL_S", 600.0)
+    monkeypatch.setattr(in_use, "IN_USE_S", 600.0)
     monkeypatch.setattr(in_use, "time", SimpleNamespace(time=time.time, sleep=lambda _s: None))
 
 
