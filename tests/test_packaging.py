@@ -276,6 +276,7 @@ def test_the_demo_walks_from_the_wheel_alone(built: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # a suite, whose tests have limits of their own
 @needs_git
 def test_the_light_tests_of_the_sdist_pass_against_the_wheel(built: Path, tmp_path: Path) -> None:
     """In an environment of their own, without TensorFlow and without the sdist's own package."""

@@ -22,7 +22,7 @@ def test_the_walk_ends_well(tmp_path: Path) -> None:
         [sys.executable, "-m", "ckptkit", "demo", str(tmp_path / "demo")],
         capture_output=True,
         text=True,
-        timeout=3600,
+        timeout=1000,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -505,7 +505,7 @@ def test_beside_a_training_loop_of_500_saves(tmp_path: Path) -> None:
     ) as watcher:
         training = [sys.executable, "-m", "support.training_runs", str(live), str(saves)]
         subprocess.run(
-            training, env=environment(), check=True, timeout=3600, stderr=subprocess.DEVNULL
+            training, env=environment(), check=True, timeout=1000, stderr=subprocess.DEVNULL
         )
         assert watcher.stdout is not None
         rows = []
