@@ -86,6 +86,15 @@ def test_ties_and_parts_are_told() -> None:
     assert tuple(sparse.read("sparse.shape")) == (3, 3)
 
 
+def test_a_part_of_a_tensor_is_nowhere_called_the_whole() -> None:
+    store = open_pytorch(NEWEST / "shared.pt")
+    whole = {"everywhere", "plain"}  # which every process has
+    parts = {"rows[3:5]", "columns[:,4:8]", "old[3:5]", "summed[to be reduced]"}
+    assert store.specs.keys() == whole | parts
+    (note,) = store.notes
+    assert note.startswith("one process's part of tensors that several processes share: rows[3:5]")
+
+
 def test_tensors_of_one_storage_with_other_marks_are_two() -> None:
     assert open_pytorch(NEWEST / "marked.pt").notes == ()
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError
+from ckptkit.stores.pytorch.distributed import process_parts
 from ckptkit.stores.pytorch.numpy_arrays import Encoded, PickledArray, is_of_numpy, pickled_array
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall
 from ckptkit.stores.pytorch.pickled_kinds import (
@@ -169,12 +170,13 @@ class _Walk:
         self._modules: list[tuple[PickledCall, tuple[str, ...]]] = []
         self._keys: list[tuple[PickledCall, tuple[str, ...]]] = []
         self._attributes: set[str] = set()
+        self._partial: list[str] = []  # what one process has of tensors
         self.quantised: dict[str, QuantisedBy] = {}
 
     def visit(self, value: Any, path: tuple[str, ...], depth: int) -> None:
         """Add the tensors below one value; a dict that stands in two places is in both."""
         if isinstance(value, PickledCall):
-            if self._add(value, path) is not None:
+            if self._add_all(value, path):
                 return
             if is_of_numpy(value):
                 self._leave_out("arrays of numpy that are not plain numbers", path)
@@ -212,6 +214,27 @@ class _Walk:
                 self.notes.append(f"{label} is a {what}: its parts are listed below it")
             else:
                 self._leave_out(f"{what.partition(' no ')[0]}s", path)  # "meta tensor no storage"
+
+    def _add_all(self, call: PickledCall, path: tuple[str, ...]) -> list[str]:
+        """Add what `_add` does, or this process's parts of a tensor; return the names."""
+        parts = process_parts(call)
+        if not parts:
+            name = self._add(call, path)
+            return [] if name is None else [name]
+        names = []
+        for part in parts:
+            own = (*path[:-1], f"{path[-1] if path else 'tensor'}{part.suffix}")
+            name = self._add(part.tensor, own)
+            if name is None:
+                self._leave_out("parts of tensors that are no plain tensors", own)
+                continue
+            names.append(name)
+            if part.suffix:
+                self._partial.append(name)
+            if ".".join(path) in self.slots:
+                parameter, slot = self.slots[".".join(path)]
+                self.slots[name] = parameter and f"{parameter}{part.suffix}", slot
+        return names
 
     def _add(self, call: PickledCall, path: tuple[str, ...]) -> str | None:
         """Add the tensor or array that a call makes; return its name, None for anything else."""
@@ -280,10 +303,13 @@ class _Walk:
         self._left_out.setdefault(what, []).append(".".join(path) or "all that was saved")
 
     def left_out(self) -> Iterator[str]:
-        """Yield a note on each kind of values that look like tensors and are not listed."""
+        """Yield a note on each kind of values that look like tensors and are not listed whole."""
         for key, path in self._keys:
             if id(key) not in self._distinct and is_tensor(key):
                 self._leave_out("tensors that are keys of a dict", path)
+        if self._partial:
+            parts = list_text(self._partial)
+            yield f"one process's part of tensors that several processes share: {parts}"
         for what, names in self._left_out.items():
             yield f"{what} are not listed: {list_text(names)}"
 
@@ -309,9 +335,9 @@ class _Walk:
                 self._leave_out(f"values nested more than {_MAX_DEPTH} deep", path[:3])
                 continue
             if isinstance(value, PickledCall):
-                name = self._add(value, path)
-                if name is not None:
-                    names.append(name)
+                added = self._add_all(value, path)
+                if added:
+                    names.extend(added)
                     continue
             parts = list(self._parts(value, path))
             if isinstance(value, PickledCall) and is_module(value):
