@@ -80,9 +80,9 @@ def _suffix(spec: dict[str, Any], local: tuple[int, ...] | None, whole: tuple[in
     places, counts = mesh.get("_coordinate_on_dim"), _mesh_shape(mesh)
     axes = [_fields(each).get("dim") for each in placements or ()]
     for kind, axis, place, count in zip(kinds, axes, places or (), counts or (), strict=False):
-        if kind != "Shard" or axis not in range(len(whole)) or axes.count(axis) > 1:
+        if kind != "Shard" or not isinstance(axis, int) or axes.count(axis) > 1:
             continue
-        if isinstance(place, int) and count > 0:
+        if 0 <= axis < len(whole) and isinstance(place, int) and count > 0:
             step = -(-whole[axis] // count)  # as torch.chunk
             start = min(whole[axis], place * step)
             ranges[axis] = start, min(whole[axis], start + step)
