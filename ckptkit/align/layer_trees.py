@@ -8,7 +8,6 @@ their weights have one dtype and shape on both sides.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from ckptkit.align.numbered_layers import LISTS, NumberedLayer, types_of
@@ -114,13 +113,19 @@ class _Join:
             self._object(item, node)
 
     def _by_type(self, items: Sequence[NumberedLayer], nodes: Sequence[int]) -> None:
-        """Pair the members that fit one member of the other side, and that one no other."""
-        here = [repr(types_of(item.weights())) for item in items]
-        there = [repr(self._types(node)) for node in nodes]
-        times, node_of = (Counter(here), Counter(there)), dict(zip(there, nodes, strict=True))
-        for item, wanted in zip(items, here, strict=True):
-            if times[0][wanted] == times[1][wanted] == 1:
-                self._member(item, node_of[wanted])
+        """Pair the members that fit one member of the other side, and that one no other.
+
+        Several that are alike go by their order where one list of the graph has all of them.
+        """
+        alike: dict[str, tuple[list[NumberedLayer], list[int]]] = {}
+        for item in items:
+            alike.setdefault(repr(types_of(item.weights())), ([], []))[0].append(item)
+        for node in nodes:
+            alike.setdefault(repr(self._types(node)), ([], []))[1].append(node)
+        for ours, theirs in alike.values():
+            if len(ours) == len(theirs) and self.objects.is_in_one_list(theirs):
+                for item, node in zip(ours, theirs, strict=True):
+                    self._member(item, node)
 
     def _types(self, node: int) -> list[tuple[object, ...]]:
         specs = self.objects.side.specs

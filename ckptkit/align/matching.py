@@ -34,6 +34,7 @@ from ckptkit.align.slots import slots_of
 from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet, constant_digests
 from ckptkit.align.variable_lists import own_name
 from ckptkit.checkpoint.naming import Naming
+from ckptkit.stores.base import KerasStructure
 
 __all__ = [
     "Alignment",
@@ -154,8 +155,13 @@ def _abridges_full_name(old: TensorSet, old_key: str, new: TensorSet, new_key: s
 
 
 def _is_nameless(side: TensorSet, key: str) -> bool:
-    """Whether a weight is called by its place in a layer alone (`block/vars/0`)."""
-    return key in side.weights and own_name(side, key) is None
+    """Whether a weight is called by its place alone: in a layer (`block/vars/0`), or of its layer.
+
+    Where a Keras file has no names of layers, `layers/dense_1` is the second Dense of a list.
+    """
+    structure = side.structure
+    is_place = isinstance(structure, KerasStructure) and structure.is_nameless
+    return key in side.weights and (is_place or own_name(side, key) is None)
 
 
 def _depth(naming: Naming) -> int:

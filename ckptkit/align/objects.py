@@ -6,7 +6,7 @@ Optimizers are taken out, and so is every object that leads to no weight.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from ckptkit.align.own_variables import OwnVariable
@@ -154,6 +154,26 @@ class Objects:
             seen.update(inner)
             stack += reversed(inner)
         return list(found)
+
+    def is_in_one_list(self, nodes: Sequence[int]) -> bool:
+        """Whether some list has all these objects, of which there are some, in this order."""
+        if len(nodes) == 1:
+            return True
+        lists = set.intersection(*(self._lists_of.get(node, set()) for node in nodes))
+        wanted = set(nodes)
+        return any(
+            [item for item in self.items(list_) if item in wanted] == list(nodes) for list_ in lists
+        )
+
+    @cached_property
+    def _lists_of(self) -> dict[int, set[int]]:
+        """The lists that an object is a member of."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for index, node in enumerate(self.graph.nodes):
+            if node.children and not self._is_object(index):
+                for _edge, child in node.children:
+                    found[child].add(index)
+        return found
 
     def _is_object(self, node: int) -> bool:
         """Whether a node is a layer, not a list or dict of layers, as far as that shows."""

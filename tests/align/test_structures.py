@@ -284,6 +284,32 @@ def test_kept_files_of_one_instant_pair_by_structure_alone(
     pinned.check(KEPT / f"{name}.json", answers, request.config.getoption("--regen"))
 
 
+@pytest.fixture(scope="module")
+def keras_2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two subclassed models of Keras 2.15, each as a checkpoint, `.h5` and `.weights.h5`."""
+    directory = tmp_path_factory.mktemp("keras_2")
+    with tarfile.open(KEPT / "keras2_15.tar.xz") as archive:
+        archive.extractall(directory, filter="data")
+    return directory
+
+
+@pytest.mark.parametrize("model", ["plain", "listed"])
+def test_layers_that_keras_2_counts_are_called_by_no_name(keras_2: Path, model: str) -> None:
+    """Its `layers/dense` is the first Dense that no attribute of another group leads to."""
+    names = (f"{model}.weights.h5", f"{model}.h5", model)
+    for one, other in permutations(names, 2):
+        assert ckptkit.diff(keras_2 / one, keras_2 / other).same, (one, other)
+
+
+def test_layers_of_one_list_pair_by_their_order(keras_2: Path) -> None:
+    alignment = align(side_of(keras_2 / "listed.weights.h5"), side_of(keras_2 / "listed"))
+    found = {m.old: m.new.partition("/.")[0] for m in alignment.pairs}
+    assert found["layers/dense/vars/0"] == "model/blocks/0/kernel"
+    assert found["layers/dense_1/vars/1"] == "model/blocks/1/bias"
+    alike = align(side_of(keras_2 / "plain.weights.h5"), side_of(keras_2 / "plain"))
+    assert not alike.pairs  # which attribute was made first is in neither file
+
+
 def told(alignment: Alignment) -> str:
     """Return what a pairing rests on, and a digest of it."""
     counts = Counter(match.evidence for match in alignment.pairs)

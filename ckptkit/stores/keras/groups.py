@@ -41,6 +41,8 @@ class GroupPlace(NamedTuple):
 
     scope: Keras's name scopes.  real: names of all layers above.  attributes: group names without
     the lists.  state: config of the object (a list or dict of configs inside a container).
+    counted: what is before a layer's name where that is one of a count (`dense_1`) that leaves
+    some layers out, so that the real name is another.
     """
 
     scope: tuple[str, ...]
@@ -49,6 +51,7 @@ class GroupPlace(NamedTuple):
     state: object
     class_name: str | None
     trainable: bool
+    counted: tuple[str, ...] = ()
 
 
 def group_tree(

@@ -110,6 +110,7 @@ class _LayerWalk:
         if not name:
             self.found.unnamed += node.first < math.inf
             name = part
+            above = above._replace(scope=(*above.scope, *above.counted))
         if config is not None:
             self.found.names[id(config.node)] = name
         settings: object = config
@@ -197,7 +198,8 @@ class _LayerWalk:
 
     def _children(self, node: GroupNode, place: GroupPlace, config: LayerConfig | None) -> None:
         parts = self._in_order(node, place, config)
-        layers = 0
+        layers = [part for part in parts if self._is_layer(node.children[part], part)]
+        is_split = bool({*layers} - {*LISTS}) and not {*layers}.isdisjoint(LISTS)
         for part in parts:
             child = node.children[part]
             if is_optimizer(child, part):
@@ -207,11 +209,17 @@ class _LayerWalk:
             elif part in _RANDOM:
                 self._random(child, place, part)
             else:
-                layers += child.first < math.inf and part not in LISTS
-                self._member(child, part, place)
+                self._member(child, part, place, is_split=is_split)
         known = place.class_name in CHILDREN or place.class_name == "Bidirectional"
-        if layers > 1 and not known:
+        # A list has the layers in the model's order, but for those that attributes lead to.
+        if len({*layers} - {*LISTS}) + is_split > 1 and not known:
             self.found.certain_order = False
+
+    @staticmethod
+    def _is_layer(node: GroupNode, part: str) -> bool:
+        """Whether a subgroup is of layers that have variables, or of a list of these."""
+        is_other = is_optimizer(node, part) or _METRIC.search(part) or part in _RANDOM
+        return node.first < math.inf and not is_other
 
     def _in_order(
         self, node: GroupNode, place: GroupPlace, config: LayerConfig | None
@@ -224,8 +232,13 @@ class _LayerWalk:
         rest = sorted((p for p in node.children if p not in lists), key=lambda p: rank.get(p, 99))
         return [*lists, *rest]
 
-    def _member(self, node: GroupNode, part: str, above: GroupPlace) -> None:
-        """Go into an attribute of an object: a layer, or a list or dict of layers."""
+    def _member(
+        self, node: GroupNode, part: str, above: GroupPlace, *, is_split: bool = False
+    ) -> None:
+        """Go into an attribute of an object: a layer, or a list or dict of layers.
+
+        is_split: whether attributes have some of the layers, and a list of all has the rest.
+        """
         state = step_into(above.state, part)
         config = state if isinstance(state, LayerConfig) else None
         if config is None and part in LISTS and not node.has_vars:
@@ -234,7 +247,9 @@ class _LayerWalk:
             if part == LISTS[1]:
                 named = numbered_twice(layers, node)
             # the names in there count the layers of each class: places in a list, no attributes
-            inside = above._replace(attributes=(*above.attributes, LISTS[0]))
+            inside = above._replace(
+                attributes=(*above.attributes, LISTS[0]), counted=LISTS[:1] if is_split else ()
+            )
             self._list(node, inside, named, layers_expected=True)
             return
         is_layer = config is not None or node.has_vars or child_row(above, part) is not None
