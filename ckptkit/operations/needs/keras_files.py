@@ -14,7 +14,7 @@ from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.hdf5.reader import scan as read_tree
 from ckptkit.stores.hdf5.types import H5Tree
 from ckptkit.stores.keras.archive import CONFIG, METADATA, archive_configs
-from ckptkit.stores.keras.legacy_h5 import hdf5_configs
+from ckptkit.stores.keras.legacy_h5 import hdf5_configs, listed_names
 from ckptkit.stores.registry import FORMATS, KERAS, LEGACY_KERAS, model_format
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -75,7 +75,7 @@ def hdf5(path: Path, environment: Environment) -> tuple[list[Fact], list[Opening
         building += named if calls.is_3 else ()  # Keras 2 goes by content
         building += reader.needs(config, "model_config")
         building += _needs_tensorflow(config, environment, calls)
-        building += _opaque(tree)
+        building += [*_opaque(tree), *_quantised_later(tree)]
         compiling = list(training_needs(reader, configs.get("training_config")))
         loaders += _with_and_without_compile(calls, unique(building), unique(compiling))
     return facts, loaders
@@ -205,8 +205,27 @@ def _opaque(tree: H5Tree) -> Iterator[Need]:
     ]
     if opaque:
         reason = "no Keras makes numbers of it: HDF5 has no bfloat16, and keeps its bytes alone"
-        hint = "save it as .keras"
+        hint = "save it as .keras, or `ckptkit convert` it into one"
         yield Need("values", opaque[0].dtype, reason, where=opaque[0].path, hint=hint)
+
+
+def _quantised_later(tree: H5Tree) -> Iterator[Need]:
+    """Yield the refusal of a layer that `quantize("float8")` made one after it was built.
+
+    Such a file has its weights in the order in which they were made, and Keras, which makes the
+    scales of a layer of float8 before its kernel, reads them by their order.
+    """
+    for group, attributes in tree.groups.items():
+        layers: dict[str, list[str]] = {}
+        for name in listed_names(attributes, "weight_names") or ():
+            layer, _, last = name.rpartition("/")
+            layers.setdefault(layer, []).append(last)
+        for layer, own in layers.items():
+            if "kernel_amax_history" in own and not own[0].endswith("_scale"):
+                reason = "its scales come after its kernel here, and before it where Keras loads it"
+                hint = "save it as .keras"
+                yield Need("values", "float8", reason, where=f"{group}/{layer}", hint=hint)
+                return
 
 
 def _named(path: Path, suffixes: tuple[str, ...]) -> list[Need]:

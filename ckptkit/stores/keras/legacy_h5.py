@@ -79,7 +79,8 @@ def open_legacy_h5(path: Path) -> H5Store:
     scope = _root_scope(config, version)
     variables, params, stored = _weights(path, tree, base, layers, scope, config)
     variables |= _optimizer(path, tree, variables, stored)
-    specs = {key: spec_of(key, d, byte_range, 0) for key, d in tree.datasets.items()}
+    datasets = {key: _in_keras_dtype(d) for key, d in tree.datasets.items()}
+    specs = {key: spec_of(key, d, byte_range, 0) for key, d in datasets.items()}
     stray = [key for key in specs if key not in variables]
     return H5Store(
         format="h5",
@@ -87,13 +88,22 @@ def open_legacy_h5(path: Path) -> H5Store:
         shards=(path,),
         ranges=(byte_range,),
         specs=specs,
-        datasets=tree.datasets,
+        datasets=datasets,
         structure=KerasStructure(variables),
         model=_model(config, params),
         producer=f"Keras {version}" if isinstance(version, str) else "Keras 1",
         opener=open_legacy_h5,
         notes=(f"in no layer's list: {count_text(len(stray), 'tensor')}",) if stray else (),
     )
+
+
+def _in_keras_dtype(dataset: H5Dataset) -> H5Dataset:
+    """Return a dataset with bfloat16, which HDF5 lacks, in the place of its two bytes.
+
+    Nothing marks them here, as in `.weights.h5`; no other dtype of Keras is so wide and unknown
+    to HDF5.
+    """
+    return dataset._replace(dtype="bfloat16", width=0) if dataset.dtype == "void16" else dataset
 
 
 def hdf5_configs(path: Path) -> dict[str, Any]:

@@ -482,3 +482,25 @@ def test_bfloat16_in_hdf5_is_read_by_no_keras(tmp_path: Path) -> None:
         file["model_weights"].create_dataset(kernel, shape, "V2")
     assert LOADS_3 not in opened(path, KERAS_3)
     assert "void16: no Keras makes numbers of it" in reasons(path, KERAS_3, LOADS_3)
+    half = next(s for s in ckptkit.open(path).specs.values() if s.key.endswith(kernel))
+    assert half.dtype == "bfloat16"  # of two bytes, Keras has no other that HDF5 lacks
+
+
+@pytest.mark.parametrize("is_built_so", [True, False])
+def test_weights_of_a_layer_that_became_float8_are_in_another_order(
+    tmp_path: Path, is_built_so: bool
+) -> None:
+    """As files of `quantize("float8")`, and of a model that has this dtype from the beginning."""
+    import h5py
+
+    path = tmp_path / "m.h5"
+    path.write_bytes((GOLDEN / "tf2.21.0/files_nested/model.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        group = next(g for g in file["model_weights"].values() if len(g.attrs["weight_names"]))
+        plain = list(group.attrs["weight_names"])
+        layer = plain[0].rpartition("/")[0]
+        scales = [f"{layer}/inputs_scale", f"{layer}/kernel_amax_history"]
+        for name in scales:
+            group.create_dataset(name, (), "f4")
+        group.attrs["weight_names"] = scales + plain if is_built_so else plain + scales
+    assert (LOADS_3 in opened(path, KERAS_3)) == is_built_so
