@@ -96,10 +96,10 @@ def refuse_save(directory: Path, run: Run) -> None:
     newest checkpoint that is not complete.
     """
     now_s = time.time()
-    newest_ns = modified_ns(run.prefixes[-1])
+    newest_ns = modified_ns(run.prefixes[-1])  # others may have been written in the same moment
     for prefix in run.incomplete:
         index = index_path(prefix)
-        if index.exists() and is_young(index, now_s) and index.stat().st_mtime_ns > newest_ns:
+        if index.exists() and is_young(index, now_s) and index.stat().st_mtime_ns >= newest_ns:
             raise _save_under_way(directory, index.name)
     try:
         names = sorted(entry.name for entry in directory.iterdir())
