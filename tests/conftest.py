@@ -53,12 +53,14 @@ _END_S = 600  # that Python gets to end once all tests have: it waits for thread
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Refuse processes of a pool that were left: Python would wait for them for ever.
 
-    For what else it may wait, its stacks are printed in the end.
+    Where it waits for something else, its stacks are printed and it is ended; a worker of xdist,
+    which may end long before the others, is ended by xdist.
     """
     import faulthandler
     from multiprocessing import active_children, connection
 
-    faulthandler.dump_traceback_later(_END_S, exit=True, file=2)
+    if not hasattr(session.config, "workerinput"):
+        faulthandler.dump_traceback_later(_END_S, exit=True, file=2)
     for process in active_children():
         if not connection.wait([process.sentinel], 60):  # it was told to end
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ckptkit.operations.verify import in_use
+from ckptkit.stores import following
 from ckptkit.stores.tensor_bundle.state_file import prefixes
 from support.command_line import Result, ckptkit
 from support.places import environment
@@ -93,15 +95,22 @@ def wrong(command: Sequence[object], result: Result) -> str:
     return f"exit code {result.code}: {said}"
 
 
+def unhurried() -> None:
+    """Let a directory be still after ten minutes: a loop that the machine stops writes on later."""
+    in_use.STILL_S = following._STILL_S = 600.0
+
+
 def run_process(command: Sequence[object]) -> Result:
+    program = "from support.busy import unhurried; unhurried(); from ckptkit_tf import main; main()"
     done = subprocess.run(
-        [sys.executable, "-m", "ckptkit", *map(str, command)],
+        [sys.executable, "-c", program, *map(str, command)],
         capture_output=True, text=True, env=environment(), check=False,
     )  # fmt: skip
     return Result(done.returncode, done.stdout, done.stderr)
 
 
 def main(runs: int, seed: int, directory: Path, *, sharded: bool) -> dict[str, object]:
+    unhurried()
     rng = random.Random(seed)
     run, out = directory / "run", directory / "out"
     run.mkdir()
