@@ -31,6 +31,7 @@ from ckptkit.errors import (
     PathNotFoundError,
     TruncatedError,
     UnsupportedError,
+    WorkerLostError,
 )
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.containers import zip_archive as _zip
@@ -400,6 +401,24 @@ def test_a_process_that_is_killed_says_nothing_of_the_file(
     (refusal,) = result.refusals
     assert str(refusal).startswith(f"{path}: the process in which libhdf5 reads it was killed (")
     assert verify(path).exit_code == 0
+
+
+def test_a_process_that_takes_too_long_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.weights.h5"
+    write_h5(path, compression="lzf", chunks=True)
+    client._child.end()
+    sleeping = (
+        "from ckptkit.stores.hdf5 import server; import time;"
+        "server._answer = lambda asked, last: time.sleep(600); server.main()"
+    )
+    monkeypatch.setattr(client, "_WALL", 0)
+    monkeypatch.setattr(client, "_PATIENCE_S", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "PROGRAM", client.PROGRAM.rpartition("from")[0] + sleeping)
+        with pytest.raises(WorkerLostError, match=r"was not done with it after 0 s.* slow"):
+            client.scan(whole_file(path))
 
 
 # --- the archive ----------------------------------------------------------------------------------

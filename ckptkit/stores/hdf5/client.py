@@ -39,6 +39,7 @@ PROGRAM = (
 )
 SECONDS = 2  # of the processor that a request may take, and one more per megabyte
 _WALL = 20  # times as long by the clock: a machine may be busy
+_PATIENCE_S = 60  # beside that
 _MAX_ANSWER = 1 << 31  # bytes
 
 
@@ -206,7 +207,8 @@ def _asked(
         process = _child.running()
         assert process.stdin is not None
         assert process.stdout is not None
-        timer = threading.Timer(seconds * _WALL + 60, process.kill)
+        limit = seconds * _WALL + _PATIENCE_S
+        timer = threading.Timer(limit, _end_late, (process, overdue := threading.Event()))
         timer.daemon = True
         timer.start()
         try:
@@ -220,7 +222,9 @@ def _asked(
             if "error" not in head:
                 yield head, process.stdout
         except (EOFError, BrokenPipeError):
-            died = _death(byte_range, seconds, process.wait())
+            status = process.wait()
+            late = _overdue(byte_range, limit) if overdue.is_set() else None
+            died = late or _death(byte_range, seconds, status)
             if isinstance(died, FormatError):
                 _deadly[file] = died
             raise died from None
@@ -240,9 +244,23 @@ def _directory() -> str:
     return os.sep
 
 
+def _end_late(process: subprocess.Popen[bytes], overdue: threading.Event) -> None:
+    overdue.set()  # first, so that whoever sees the process end knows why
+    process.kill()
+
+
+def _overdue(byte_range: ByteRange, limit_s: float) -> CkptkitError:
+    _child.end()
+    return WorkerLostError(
+        f"libhdf5 was not done with it after {limit_s:.0f} s, in a process of its own",
+        where=str(byte_range.path),
+        hint="nothing is known of the file; is its disk slow, or the machine very busy?",
+    )
+
+
 def _death(byte_range: ByteRange, seconds: float, status: int) -> CkptkitError:
     _child.end()
-    if status == -getattr(signal, "SIGKILL", 0):  # by the system, somebody, or the timer
+    if status == -getattr(signal, "SIGKILL", 0):  # by the system, or somebody
         return WorkerLostError(
             "the process in which libhdf5 reads it was killed",
             where=str(byte_range.path),
