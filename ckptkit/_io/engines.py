@@ -170,9 +170,12 @@ class _DaskCluster(Engine):
     def submit(self, fn: Callable[[Any], R], item: Any) -> Future[R]:
         # Not by `executor.submit`: its futures ask for a task's state once more after its result
         # came.  Where a worker was lost between, they take the result for an error, or never end.
+        if self._executor._shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
         # Dask takes equal calls for one unless told: a file may have changed between two.
         options = self._executor._kwargs | {"pure": False}
         remote = self._executor._client.submit(Task(fn), item, **options)
+        self._executor._futures.add(remote)  # for which its shutdown waits
         answer: Future[R] = Future()
         answer.add_done_callback(partial(_cancel_with, remote))
         remote.add_done_callback(partial(_fill, answer))
@@ -239,6 +242,10 @@ def lost(error: BaseException, where: str = "") -> WorkerLostError:
             str(error),
             where=where,
             hint="all machines need the same files at the same paths, and the same version",
+        )
+    if isinstance(error, RuntimeError) and not isinstance(error, BrokenExecutor):
+        return WorkerLostError(
+            f"the executor takes no work ({error})", where=where, hint="give one that still runs"
         )
     return WorkerLostError(
         f"a worker ended before its work was done ({type(error).__name__})",

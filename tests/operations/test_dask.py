@@ -124,6 +124,27 @@ def test_answers_about_every_format_are_the_same(client: Any, tmp_path: Path) ->
             assert answers(files[0], files[-1], executor, tmp_path / f"{name} dask") == expected
 
 
+def test_an_executor_that_was_shut_down_takes_no_task(client: Any) -> None:
+    executor = client.get_executor()
+    assert list(bounded_map(executor, str, [1, 2])) == ["1", "2"]
+    executor.shutdown()
+    with pytest.raises(WorkerLostError, match=r"takes no work \(.* after shutdown\)"):
+        list(bounded_map(executor, str, [1, 2]))
+
+
+def test_a_shutdown_waits_for_tasks(client: Any, tmp_path: Path) -> None:
+    executor = client.get_executor()
+    task = engines.engine_of(executor).submit(_write_late, tmp_path / "written")
+    executor.shutdown()
+    assert (tmp_path / "written").exists()
+    assert task.result() is None
+
+
+def _write_late(path: Path) -> None:
+    time.sleep(0.5)
+    path.touch()
+
+
 def test_a_file_that_changed_between_two_calls_is_read_again(client: Any, tmp_path: Path) -> None:
     digests = []
     with client.get_executor(pure=True) as executor:
