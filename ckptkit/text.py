@@ -155,3 +155,14 @@ def parse_size(text: str) -> int:
     if size < 1:
         raise ValueError(f"{text!r} is not a size, such as 500MB, 2GiB or 1000000")
     return size
+
+
+def parse_seconds(given: float | str) -> float:
+    """Return a number of seconds that is more than none; raises ValueError, also for NaN."""
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError, OverflowError):
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"{given!r} is not a number of seconds above 0")
+    return seconds

@@ -25,7 +25,7 @@ from ckptkit.reports.screen import (
     shown_on,
     toned,
 )
-from ckptkit.text import nearest_text
+from ckptkit.text import nearest_text, parse_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -297,12 +297,9 @@ class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         try:
-            seconds = float(value)
-        except ValueError:
-            seconds = 0.0
-        if not seconds > 0:  # NaN is not
-            self.fail(f"{value!r} is not a number of seconds above 0.", param, ctx)
-        return seconds
+            return parse_seconds(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 def timeout_option(function: F) -> F:

@@ -18,6 +18,7 @@ from ckptkit.operations.findings import Finding
 from ckptkit.plugins import Registry
 from ckptkit.results import Document
 from ckptkit.runners.client import PROBE_TIMEOUT_S, probe
+from ckptkit.runners.limits import time_limit
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.types import DeviceProbe
 from ckptkit.stores.registry import FORMATS
@@ -107,7 +108,7 @@ def doctor(timeout_s: float = PROBE_TIMEOUT_S, tables: Sequence[Registry[Any]] =
     """
     added, broken = _added((FORMATS, RUNNERS, *tables))
     packages = {name: _version(name) for name in _PACKAGES}
-    probed = probe(timeout_s)
+    probed = probe(time_limit(timeout_s))
     findings = (*_clashes(), *broken, *_runtimes(probed))
     python = f"{platform.python_version()} at {sys.executable}"
     system = platform.platform()

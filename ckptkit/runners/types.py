@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.signature import ModelSignature
 from ckptkit.model_io.tf_examples import Feature
+from ckptkit.runners.limits import time_limit
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -68,6 +69,9 @@ class Limits:
 
     timeout_s: float = 600.0
     max_rss_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        time_limit(self.timeout_s)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ckptkit.operations.convert.plan import (
 from ckptkit.operations.convert.planner import make_plan
 from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, operand_text
+from ckptkit.runners.limits import time_limit
 from ckptkit.stores.following import opened_still
 from ckptkit.stores.registry import SAVED_MODEL, can_be_cut
 from ckptkit.text import parse_size
@@ -43,7 +44,7 @@ class ConvertRequest:
     sources: at least one, the last being the one whose names count.  graph: of TensorFlow 1, which
     makes a SavedModel of the source.  tags: of the one graph that is written.  options: how tensors
     are chosen, named and changed.  The rest is as in `convert`.
-    Raises UsageError where the parts contradict each other.
+    Raises UsageError where the parts contradict each other, or one makes no sense.
     """
 
     sources: tuple[CheckpointLike, ...]
@@ -65,6 +66,7 @@ class ConvertRequest:
             raise UsageError(say("‹graph› excludes ‹like› and ‹model›"))
         if self.like is not None and self.model is not None:
             raise UsageError(say("‹like› and ‹model› exclude each other"))
+        time_limit(self.timeout_s)
 
     @property
     def called(self) -> Mapping[str, str]:
