@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
@@ -12,15 +13,18 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ckptkit
 import ckptkit.operations
+from ckptkit.errors import UsageError
 from ckptkit.reports import presentation
 from ckptkit.results import Document, Result
 from support.classes import is_class
 from support.goldens import golden
 from support.places import ROOT
+from support.weights import write_bundle
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 EXPORT = golden("tf2.21.0/saved_model_export/model").path
@@ -170,3 +174,27 @@ def test_attributes_are_documented(name: str) -> None:
         f"| `{row}` | `{kind}` | ... |" for row, kind in rows if (row, kind) not in documented
     ]
     assert documented == rows, f"docs/results.md, {name}: write rows {missing}"
+
+
+def test_a_path_may_be_bytes(tmp_path: Path) -> None:
+    (tmp_path / "caf\xe9").mkdir()
+    path = write_bundle(tmp_path / "caf\xe9" / "ckpt", {"a": np.arange(3.0)})
+    given: Any = os.fsencode(path)
+    out: Any = os.fsencode(tmp_path / "out.npz")
+    assert list(ckptkit.open(given)) == ["a"]
+    ckptkit.convert([given], out, receipt=out + b".json")
+    assert ckptkit.diff(out, given).ok
+    with os.scandir(os.fsencode(path.parent)) as entries:
+        entry: Any = next(entries)
+    assert ckptkit.verify(entry).ok
+    for function in (ckptkit.ls, ckptkit.load, ckptkit.needs, ckptkit.history):
+        assert function(given) is not None
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), "soon"])
+def test_a_time_limit_is_a_number_above_none(seconds: Any) -> None:
+    calls: list[Any] = [ckptkit.check, ckptkit.record, ckptkit.convert, ckptkit.upgrade]
+    for call in calls:
+        arguments = ["gone.keras"] if call is ckptkit.check else ["gone.keras", "out.keras"]
+        with pytest.raises(UsageError, match=r"timeout_s: .* is not a number of seconds above 0"):
+            call(*arguments, timeout_s=seconds)

@@ -62,10 +62,10 @@ def test_another_speaker_holds_for_a_block() -> None:
     assert say("‹on›") == as_keywords("", "on", None)
 
 
-def test_one_refusal_in_both_words() -> None:
+def test_one_refusal_in_both_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^against and golden exclude each other$"):
         ckptkit.check("x", against="a", golden="b")
-    done = CliRunner().invoke(cli, ["check", "x", "--against", "a", "--golden", "b"])
+    done = CliRunner().invoke(cli, ["check", "x", "--against", "a", "--golden", str(tmp_path)])
     assert str(done.exception) == "--against and --golden exclude each other"
 
 
@@ -87,9 +87,10 @@ def test_every_class_of_errors_has_a_code_of_its_own() -> None:
     assert len(set(found.values())) == len(found)
 
 
-def test_a_shell_reads_the_option_that_it_knows() -> None:
+def test_a_shell_reads_the_option_that_it_knows(tmp_path: Path) -> None:
     """`ranges` is typed as `--range`, which the command's own table tells."""
-    done = CliRunner().invoke(cli, ["check", "x", "--golden", "g", "--range", "a=0:1"])
+    golden = str(tmp_path)
+    done = CliRunner().invoke(cli, ["check", "x", "--golden", golden, "--range", "a=0:1"])
     assert str(done.exception) == "a golden has its own inputs (leave out --inputs and --range)"
 
 

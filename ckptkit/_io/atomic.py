@@ -172,6 +172,11 @@ def free_count(names: Callable[[int], Iterable[Path]], wanted: int) -> int:
     return count
 
 
+def check_target(path: Path) -> None:
+    """Raise OutputError where a file cannot take this place: it is a directory, or has none."""
+    _target(path, overwrite=True)
+
+
 def _target(path: Path, overwrite: bool) -> Path:
     """Return the file to replace, links resolved; raises OutputError if that must not happen."""
     with refusing(path):

@@ -26,6 +26,8 @@ from ckptkit.errors import (
     UnsupportedError,
 )
 
+# What is said of a relative path where the working directory was removed.
+GONE, GONE_HINT = "the current directory no longer exists", "cd to one that does"
 ELSEWHERE = -1  # stands for the device of what no machine has: its state is the same on all
 # The coarsest clock of a file system in use: FAT counts in steps of two seconds.
 _SETTLED_NS = 2_000_000_000
@@ -268,9 +270,24 @@ def state_from(status: os.stat_result) -> FileState:
     )
 
 
+def is_left_behind(path: str | os.PathLike[str]) -> bool:
+    """Whether a relative path leads nowhere, since the working directory was removed."""
+    if os.path.isabs(path):  # noqa: PTH117 (no path is made of it)
+        return False
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return True
+    except OSError:  # one above it may not be read
+        return False
+    return False
+
+
 def os_error(path: Path, error: OSError) -> CkptkitError:
     """Return the refusal for an operating-system error met at `path`."""
     if isinstance(error, FileNotFoundError):
+        if is_left_behind(path):
+            return PathNotFoundError(GONE, where=str(path), hint=GONE_HINT)
         return PathNotFoundError("no such file", where=str(path))
     return CkptkitError(error.strerror or type(error).__name__, where=str(path))
 

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from itertools import pairwise
-from pathlib import Path
+from operator import is_
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ckptkit._io.file_states import Handle, SourcePath, file_state, os_error, state_at, state_of
@@ -90,16 +91,20 @@ def _check_all() -> None:
             raise ChangedError(path)
 
 
-def refusing_os_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function that takes paths refuse what the system does not: a name that is too long, ...
+def taking_paths(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that takes paths take them as bytes too, and refuse what the system does.
 
-    An error of the system about a path that nothing below expected becomes a CkptkitError.
+    An error of the system about a path that nothing below expected (a name that is too long)
+    becomes a CkptkitError.
     """
+    with_texts: Callable[..., R] = function
 
     @wraps(function)
-    def refusing(*args: P.args, **keywords: P.kwargs) -> R:
+    def taking(*args: P.args, **keywords: P.kwargs) -> R:
         try:
-            return function(*args, **keywords)
+            return with_texts(
+                *map(_as_text, args), **{name: _as_text(given) for name, given in keywords.items()}
+            )
         except OSError as error:
             if not isinstance(error.filename, str | bytes):
                 raise  # of no path: a pipe of the caller's
@@ -107,7 +112,18 @@ def refusing_os_errors(function: Callable[P, R]) -> Callable[P, R]:
             shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
             raise os_error(Path(shown), error) from error
 
-    return refusing
+    return taking
+
+
+def _as_text(given: object) -> object:
+    """Return a path of bytes, or each among several, as the text that it is decoded to."""
+    if isinstance(given, list | tuple):
+        texts = list(map(_as_text, given))
+        return given if all(map(is_, texts, given)) else texts
+    if isinstance(given, os.PathLike) and not isinstance(given, PurePath):
+        plain = os.fspath(given)  # of an entry of `os.scandir(b"...")`
+        return os.fsdecode(plain) if isinstance(plain, bytes) else given
+    return os.fsdecode(given) if isinstance(given, bytes) else given
 
 
 def _handle(path: Path) -> Handle:

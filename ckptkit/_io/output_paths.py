@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ckptkit._io.file_states import GONE, GONE_HINT, is_left_behind
+from ckptkit._io.places import path_in_file_url
 from ckptkit.errors import OutputError
 from ckptkit.text import lazy_pattern, without_secrets
 
 _MARK = ".ckptkit-tmp-"
 _CLAIM = "claim"
 _TEMPORARY = lazy_pattern(r"\..*" + re.escape(_MARK) + r"([0-9a-f]{8,16}|claim)\Z", re.DOTALL)
-_URL = lazy_pattern(r"(?:^|/)(?P<url>[A-Za-z][A-Za-z0-9+.-]+://?[^/])")
+_URL = lazy_pattern(r"(?:^|/)(?P<url>[A-Za-z][A-Za-z0-9+.-]+:/{1,3}[^/])")
 _MAX_NAME = 255  # bytes; the limit of every common file system
 _MAX_TOKEN = 16  # letters
 
@@ -68,6 +70,8 @@ def refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and is_left_behind(path):
+            raise OutputError(GONE, where=str(path), hint=GONE_HINT) from error
         reason = error.strerror or type(error).__name__
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise OutputError(f"cannot write: {reason}", where=str(path), hint=hint) from error
@@ -77,7 +81,11 @@ def refuse_elsewhere(text: str) -> None:
     """Raise OutputError for a URL; one that was made a path, an absolute one too, still is one."""
     found = _URL.search(text)
     if found is not None and not os.path.lexists(text):
-        scheme, _, rest = text[found.start("url") :].partition(":")
+        url = text[found.start("url") :]
+        named = path_in_file_url(url)
+        if named:
+            raise OutputError("a URL, and no path", where=url, hint=f"give {named}")
+        scheme, _, rest = url.partition(":")
         raise OutputError(
             "is elsewhere, and nothing is ever written there",
             where=without_secrets(f"{scheme}://{rest.lstrip('/')}"),

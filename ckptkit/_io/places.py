@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ckptkit._io.file_states import SourcePath
+from ckptkit._io.file_states import GONE, GONE_HINT, SourcePath, is_left_behind
 from ckptkit.errors import PathNotFoundError, UsageError
 from ckptkit.text import lazy_pattern
 
-_URL = lazy_pattern(r"[A-Za-z][A-Za-z0-9+.-]+://?(?=[^/])")
+_URL = lazy_pattern(r"(?!(?i:file):)[A-Za-z][A-Za-z0-9+.-]+://?(?=[^/])")
+_FILE_URL = lazy_pattern(r"(?i:file):(?://localhost)?(?P<path>/.*)\Z", re.DOTALL)
 
 
 def is_url(text: str | os.PathLike[str]) -> bool:
@@ -21,25 +23,25 @@ def is_url(text: str | os.PathLike[str]) -> bool:
     """
     if isinstance(text, SourcePath):
         return True
-    text = os.fspath(text)
+    text = os.fsdecode(text)
     return bool(_URL.match(text)) and not os.path.lexists(text)
 
 
 def text_of(path: str | os.PathLike[str]) -> str:
     """Return a path as text, without its `#SUBTREE` taken off."""
-    return str(path) if isinstance(path, SourcePath) else os.fspath(path)
+    return str(path) if isinstance(path, SourcePath) else os.fsdecode(path)
 
 
 def path_of(text: str | os.PathLike[str]) -> Path:
     """Return the path of a text, one of a store elsewhere where it is a URL.
 
     Raises:
-        PathNotFoundError: an empty text, or one with a NUL in it.
+        PathNotFoundError: an empty text, one with a NUL in it, or a `file:` URL.
         UnsupportedError, UsageError, MissingDependencyError: a URL that cannot be read.
     """
     if isinstance(text, SourcePath):
         return text
-    text = os.fspath(text)
+    text = os.fsdecode(text)
     if not is_url(text):
         return local_path(text)
     from ckptkit._io.remote.urls import path_of_url  # few operands are elsewhere
@@ -52,12 +54,32 @@ def local_path(text: str | os.PathLike[str]) -> Path:
     """Return a text as a path of this machine.
 
     Raises PathNotFoundError for an empty text, which `Path` takes for the working directory (what
-    a variable of the shell that is not set stands for), and for one with a NUL in it.
+    a variable of the shell that is not set stands for), for one with a NUL in it, for a `file:`
+    URL, and for a relative path where the working directory was removed: it looks empty.
     """
-    plain = str(text)
+    plain = os.fsdecode(text)
     if not plain or "\0" in plain:
         raise PathNotFoundError("not a path" if plain else "empty path", where=repr(plain))
-    return Path(text)
+    named = path_in_file_url(plain)
+    if named:
+        raise PathNotFoundError("a URL, and no path", where=plain, hint=f"give {named}")
+    if is_left_behind(plain):
+        raise PathNotFoundError(GONE, where=plain, hint=GONE_HINT)
+    return Path(plain)
+
+
+def path_in_file_url(text: str) -> str:
+    """Return the path that a URL of this machine's files (`file:///x`) names; "" of another text.
+
+    Also of one that was made a path, which takes slashes off.
+    """
+    match = _FILE_URL.match(text)
+    if match is None or os.path.lexists(text):
+        return ""
+    from urllib.parse import unquote  # here, since such a URL is rare
+
+    path = f"/{match['path'].lstrip('/')}"
+    return path if os.path.lexists(path) else unquote(path)
 
 
 def remote_path(

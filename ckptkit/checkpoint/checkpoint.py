@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.file_states import is_local
-from ckptkit._io.files import close_handles, file_size, mapped
+from ckptkit._io.files import close_handles, file_size, mapped, taking_paths
 from ckptkit._io.places import path_of, remote_path
 from ckptkit.checkpoint.name_patterns import shortened_matcher
 from ckptkit.checkpoint.names import name_tensors
@@ -270,6 +270,7 @@ class Checkpoint(Mapping[str, "Array"]):
         return shard_problems(self.store)
 
 
+@taking_paths
 def open(
     path: str | os.PathLike[str],
     *,

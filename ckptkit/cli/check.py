@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
+from ckptkit.cli.files import CodeToRead, FileToRead, FileToWrite, code_file
 from ckptkit.cli.model_options import input_options, model_options
 from ckptkit.cli.options import flagged_models_noted, one_operand, write_lines
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
@@ -39,10 +40,14 @@ from ckptkit.reports.text import printable
 )
 @click.option("--against", metavar="MODEL", help="Compare the outputs with this model's.")
 @click.option(
-    "--golden", metavar="DIR", help="Compare the outputs with those that `ckptkit record` wrote."
+    "--golden",
+    type=FileToRead(hint="`ckptkit record MODEL -o DIR` makes one"),
+    metavar="DIR",
+    help="Compare the outputs with those that `ckptkit record` wrote.",
 )
 @click.option(
     "--resume",
+    type=CodeToRead(is_callable=True),
     metavar="CODE",
     help=(
         "Resume training from the checkpoint SUBJECT with this code, and compare with the "
@@ -59,6 +64,7 @@ from ckptkit.reports.text import printable
 @model_options
 @click.option(
     "--tolerance",
+    type=FileToRead(words=("auto", "strict")),
     default="auto",
     metavar="auto|strict|FILE",
     help=(
@@ -96,11 +102,12 @@ from ckptkit.reports.text import printable
 )
 @click.option(
     "--suggest",
+    type=FileToWrite(),
     metavar="FILE",
     help="With --audit-tolerance: write the tightest tolerance there, for --tolerance.",
 )
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
-@click.option("--junit", metavar="FILE", help="Also write JUnit XML to FILE.")
+@click.option("--junit", type=FileToWrite(), metavar="FILE", help="Also write JUnit XML to FILE.")
 @report_options("check")
 @click.pass_context
 @store_options
@@ -150,7 +157,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
 
 def _refuse_inputs(outputs: list[str | None], subject: str, options: dict[str, Any]) -> None:
     """Raise OutputError where a report would replace a file that is read."""
-    from ckptkit.operations.input_files import code_file, refuse_inputs
+    from ckptkit.operations.input_files import refuse_inputs
 
     code = (subject, options["against"] or "", options["model"] or "", options["resume"] or "")
     operands = (subject, options["against"], options["like"], options["tolerance"])

@@ -13,6 +13,7 @@ import click
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
+from ckptkit.cli.files import CodeToRead, FileToRead, FileToWrite, code_file
 from ckptkit.cli.options import (
     CommaList,
     LeadingOperands,
@@ -73,6 +74,7 @@ _COMMON_OPTIONS = (
 )
 @click.option(
     "--graph",
+    type=FileToRead(),
     metavar="META",
     help="Make a SavedModel with this graph of TensorFlow 1 (PREFIX.meta).",
 )
@@ -99,6 +101,7 @@ _COMMON_OPTIONS = (
 )
 @click.option(
     "--model",
+    type=CodeToRead(is_callable=True),
     metavar="MODULE:CALLABLE[?JSON]",
     help="Build the model with this code, in a child process.  Also FILE.py:CALLABLE.",
 )
@@ -114,7 +117,11 @@ _COMMON_OPTIONS = (
     ),
 )
 @click.option(
-    "--map-from", multiple=True, metavar="FILE", help="Read --map rules from a file, one per line."
+    "--map-from",
+    type=FileToRead(),
+    multiple=True,
+    metavar="FILE",
+    help="Read --map rules from a file, one per line.",
 )
 @click.option(
     "--drop-role",
@@ -160,8 +167,18 @@ _COMMON_OPTIONS = (
     "--dry-run", is_flag=True, help="Print the plan (pairs, leftovers, bytes); write nothing."
 )
 @click.option("--overwrite", is_flag=True, help="Replace what is at DST, even if it is SRC.")
-@click.option("--receipt", metavar="FILE", help="Write what was done and proven to FILE, as JSON.")
-@click.option("--inverse", metavar="FILE", help="Write the --map rules that lead back to SRC.")
+@click.option(
+    "--receipt",
+    type=FileToWrite(),
+    metavar="FILE",
+    help="Write what was done and proven to FILE, as JSON.",
+)
+@click.option(
+    "--inverse",
+    type=FileToWrite(),
+    metavar="FILE",
+    help="Write the --map rules that lead back to SRC.",
+)
 @click.option("--no-check", is_flag=True, help="Skip the proof: do not read the output back.")
 @click.option(
     "--check-outputs",
@@ -201,7 +218,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
         src = tuple(operands(src))
     keywords = _keywords(options)
     if options["receipt"] or options["inverse"] or options["output"]:
-        from ckptkit.operations.input_files import code_file, refuse_inputs
+        from ckptkit.operations.input_files import refuse_inputs
 
         read = (*src, options["like"], *options["map_from"], code_file(options["model"] or ""))
         refuse_inputs([options["receipt"], options["inverse"]], read)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from ckptkit._io.places import local_path
 from ckptkit._io.progress import phase
 from ckptkit.cli.options import echo_error, echo_lines
 from ckptkit.cli.progress import others_print
@@ -30,7 +31,7 @@ def command(directory: str) -> int:
     from ckptkit.fixtures.demo import STEPS
 
     _need("tensorflow", "sklearn")
-    root = _prepare(Path(directory))
+    root = _prepare(local_path(directory))
     echo_lines(["Training a convolutional network on scikit-learn's digits ..."])
     with phase("training"):
         trained = _train(root)

@@ -12,6 +12,7 @@ import click
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
+from ckptkit.cli.files import FileToRead, FileToWrite
 from ckptkit.cli.options import CommaList, echo_note, expanded, flat, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.cli.store_options import store_options
@@ -43,6 +44,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.option("--atol", type=float, default=0.0, help="Absolute tolerance.  [default: 0]")
 @click.option(
     "--tol-file",
+    type=FileToRead(),
     metavar="FILE",
     help="Read lines 'GLOB rtol=R atol=A'; the last one that matches counts.",
 )
@@ -75,9 +77,18 @@ _ONLY = ("added", "removed", "changed", "renamed")
     "--map", "rules", multiple=True, metavar="RE=>REPL", help="Rename OLD before pairing."
 )
 @click.option(
-    "--map-from", multiple=True, metavar="FILE", help="Read --map rules from a file, one per line."
+    "--map-from",
+    type=FileToRead(),
+    multiple=True,
+    metavar="FILE",
+    help="Read --map rules from a file, one per line.",
 )
-@click.option("--write-map", metavar="FILE", help="Write how names were paired, as --map rules.")
+@click.option(
+    "--write-map",
+    type=FileToWrite(),
+    metavar="FILE",
+    help="Write how names were paired, as --map rules.",
+)
 @click.option("--exit-zero", is_flag=True, help="Exit 0 even if there are differences.")
 @executor_options
 @report_options("diff")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
+from ckptkit.cli.files import FileToRead, FileToWrite
 from ckptkit.cli.options import one_operand, write_lines
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 
@@ -21,10 +22,10 @@ from ckptkit.cli.report_options import needs_remarks, put_report, report_options
     callback=one_operand,
     shell_complete=candidates.paths,
 )
-@click.option("--policy", metavar="FILE.toml", help="The rules.")
+@click.option("--policy", type=FileToRead(), metavar="FILE.toml", help="The rules.")
 @click.option("--baseline", metavar="OLD", help="The model that [baseline] compares with.")
 @click.option("--init", is_flag=True, help="Print a policy that PATH passes, to start from.")
-@click.option("--junit", metavar="FILE", help="Also write JUnit XML to FILE.")
+@click.option("--junit", type=FileToWrite(), metavar="FILE", help="Also write JUnit XML to FILE.")
 @report_options("gate")
 @click.pass_context
 def command(

@@ -252,11 +252,10 @@ def _send_again(number: int) -> None:
 
 
 def _said(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError) and not os.path.isabs(error.filename or ""):  # noqa: PTH117
-        try:
-            os.getcwd()  # noqa: PTH109
-        except FileNotFoundError:
-            return "the current directory no longer exists (cd to one that does)"
+    from ckptkit._io.file_states import GONE, GONE_HINT, is_left_behind
+
+    if isinstance(error, FileNotFoundError) and is_left_behind(error.filename or ""):
+        return f"{GONE} ({GONE_HINT})"
     return f"{error.filename or 'standard output'}: {error.strerror}"
 
 

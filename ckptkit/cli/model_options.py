@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ckptkit.cli import candidates
+from ckptkit.cli.files import CodeToRead, FileToRead
 from ckptkit.cli.options import CommaList, flat, timeout_option, trust_option
 from ckptkit.text import parse_size
 
@@ -41,6 +42,7 @@ def model_options(function: F) -> F:
         click.option(
             "--import",
             "imports",
+            type=CodeToRead(),
             multiple=True,
             metavar="MODULE",
             help="Import this module or file.py first: it defines custom classes.",
@@ -74,6 +76,7 @@ def model_options(function: F) -> F:
         ),
         click.option(
             "--model",
+            type=CodeToRead(is_callable=True),
             metavar="MODULE:CALLABLE[?JSON]",
             help="Restore the checkpoint into the model that this code builds.  "
             "Also FILE.py:CALLABLE.",
@@ -101,6 +104,7 @@ def input_options(function: F) -> F:
         ),
         click.option(
             "--inputs",
+            type=FileToRead(),
             multiple=True,
             metavar="FILE",
             help="Inputs by name (.npz; .npy for a model with one); each file is a case.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit._io.places import path_of
 from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_error, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
@@ -78,7 +79,11 @@ def _below(paths: Sequence[str], refused: list[str]) -> Iterator[str]:
     from ckptkit.reports.text import printable
 
     for path in operands(paths, directories_are_one=False):
-        if not path or not Path(path).is_dir():  # `Path("")` is the working directory
+        try:
+            is_directory = path_of(path).is_dir()
+        except CkptkitError:  # whoever reads it says so
+            is_directory = False
+        if not is_directory:
             yield path
             continue
         failed: list[OSError] = []

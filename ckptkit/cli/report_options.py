@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from ckptkit.cli.files import FileToWrite, check_files_to_write
 from ckptkit.cli.options import echo_lines, echo_note, screen_options, write_lines
 from ckptkit.reports.screen import folded
 from ckptkit.text import nearest_text
@@ -137,6 +138,7 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
 
     def decorate(function: F) -> F:
         options = []
+        function = _with_files_checked(function)
         if "html" in offer.formats:
             function = _with_page(function, offer)
         if offer.quiet:
@@ -149,11 +151,18 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
         if offer.output:
             where = "Write to FILE instead of the terminal."
             options.append(
-                click.option("-o", "--output", metavar="FILE", callback=_given_file, help=where)
+                click.option(
+                    "-o",
+                    "--output",
+                    type=FileToWrite(),
+                    metavar="FILE",
+                    callback=_given_file,
+                    help=where,
+                )
             )
         if "html" in offer.formats:
             page = "Write the report to FILE as an HTML page."
-            options.append(click.option("--html", metavar="FILE", help=page))
+            options.append(click.option("--html", type=FileToWrite(), metavar="FILE", help=page))
             opened = "Show the report as a page in the browser."
             options.append(click.option("--open", "opened", is_flag=True, help=opened))
         if offer.formats:
@@ -176,6 +185,17 @@ class _PageWanted(NamedTuple):
     file: str
     opened: bool
     kept: bool
+
+
+def _with_files_checked(function: F) -> F:
+    """Have a file that cannot be written told before the work is done that it is for."""
+
+    @wraps(function)
+    def command(*args: Any, **options: Any) -> Any:
+        check_files_to_write(click.get_current_context())
+        return function(*args, **options)
+
+    return cast(F, command)
 
 
 def _with_page(function: F, offer: Offer) -> F:

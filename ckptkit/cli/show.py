@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
+from ckptkit.cli.files import FileToWrite
 from ckptkit.cli.options import echo_note, operands
 from ckptkit.cli.report_options import put_report, report_options
 from ckptkit.cli.store_options import store_options
@@ -28,7 +29,7 @@ from ckptkit.text import list_text
 @click.option("--slice", "slice_", metavar="SLICE", help="Values to print, as in numpy: 0:2,:,3")
 @click.option(
     "--npy",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FileToWrite(),
     metavar="FILE",
     help="Write the slice (without --slice the whole tensor) to a .npy file.",
 )
@@ -42,7 +43,7 @@ def command(
     path: str,
     names: tuple[str, ...],
     slice_: str | None,
-    npy: Path | None,
+    npy: str | None,
     stored: bool,
     overwrite: bool,
     **options: Any,
@@ -75,7 +76,7 @@ def command(
     if npy is not None:
         from ckptkit.operations.show import write_npy
 
-        stored_as = write_npy(results[0], npy, whole=slice_ is None, overwrite=overwrite)
+        stored_as = write_npy(results[0], Path(npy), whole=slice_ is None, overwrite=overwrite)
         if stored_as:
             echo_note(f"note: {npy} holds the bits of {results[0].spec.dtype} as {stored_as}")
     if options["fmt"] == "html":

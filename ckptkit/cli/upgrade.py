@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
+from ckptkit.cli.files import CodeToRead, FileToRead
 from ckptkit.cli.options import Choice, LeadingOperands, echo_note, expanded, timeout_option
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
@@ -34,6 +35,7 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
 @click.option(
     "--import",
     "imports",
+    type=CodeToRead(),
     multiple=True,
     metavar="MODULE",
     help="Import this module or file.py first: it defines custom classes, for Keras 3.",
@@ -43,6 +45,7 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
 )
 @click.option(
     "--inputs",
+    type=FileToRead(),
     multiple=True,
     metavar="FILE.npz",
     help="Compare outputs on these inputs; each file is a case.",

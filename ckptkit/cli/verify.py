@@ -9,6 +9,7 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
+from ckptkit.cli.files import FileToRead, FileToWrite
 from ckptkit.cli.options import echo_error, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.cli.store_options import store_options
@@ -25,10 +26,16 @@ if TYPE_CHECKING:
     "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
 )
 @click.option("--values", is_flag=True, help="Also look for NaN, infinities, constants, denormals.")
-@click.option("--manifest", metavar="FILE", help="Compare with the SHA-256 digests in FILE.")
+@click.option(
+    "--manifest",
+    type=FileToRead(is_elsewhere=True, hint="--write-manifest makes one"),
+    metavar="FILE",
+    help="Compare with the SHA-256 digests in FILE.",
+)
 @click.option(
     "--write-manifest",
     "new_manifest",
+    type=FileToWrite(),
     metavar="FILE",
     help="Write SHA-256 digests, as `sha256sum -c` reads them.",
 )

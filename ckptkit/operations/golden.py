@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.atomic import replacing_directory
-from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.files import taking_paths
 from ckptkit._io.output_paths import refuse_elsewhere
+from ckptkit._io.places import local_path
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.golden.binding import Binding, bind
@@ -25,7 +26,7 @@ UNKNOWN = "unknown"  # runtime of values that another tool recorded
 _SEED = 20  # of the sample of a large output
 
 
-@refusing_os_errors
+@taking_paths
 def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False) -> Path:
     """Write a golden in the form `to` (one of FORMS); return what was written.
 
@@ -35,7 +36,7 @@ def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False
     if to not in FORMS:
         raise UsageError(f"no form {to!r}", hint=f"one of {', '.join(FORMS)}")
     refuse_elsewhere(os.fspath(out))
-    recording, target = read_golden(Path(golden)), Path(out)
+    recording, target = read_golden(local_path(golden)), Path(out)
     if to != "warmup":
         with replacing_directory(target, overwrite=False) as directory:
             FORMS[to].write(recording, directory)
@@ -51,7 +52,7 @@ def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False
     return file
 
 
-@refusing_os_errors
+@taking_paths
 def import_golden(
     path: Path_,
     out: Path_,
@@ -67,7 +68,7 @@ def import_golden(
     change of them is named.  runtime: what computed the outputs; the tolerance follows from it.
     Raises UsageError where nothing is there to compare, and FormatError, OutputError.
     """
-    source = Path(path)
+    source = local_path(path)
     chosen = form or form_of(source)
     if chosen not in FORMS:
         raise UsageError(f"no form {chosen!r}", hint=f"one of {', '.join(FORMS)}")

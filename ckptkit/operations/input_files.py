@@ -95,11 +95,6 @@ def operand_text(given: AnyPath | Checkpoint) -> str:
     return f"{given.path}#{given.subtree}" if given.subtree else str(given.path)
 
 
-def code_file(spec: str) -> str:
-    """Return the path in `file.py:callable?json`; of a module's name, nothing that is a file."""
-    return spec.partition("?")[0].rpartition(":")[0]
-
-
 def refuse_inputs(
     outputs: Sequence[AnyPath | None],
     operands: Iterable[AnyPath | None],

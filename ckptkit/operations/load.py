@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit._io import crc32c
 from ckptkit._io.crc32c import combine
 from ckptkit._io.file_states import is_local
-from ckptkit._io.files import Extent, mapped
+from ckptkit._io.files import Extent, mapped, taking_paths
 from ckptkit._io.memory import FreshMemory
 from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -40,6 +40,7 @@ SLOW_BYTES_PER_S = 1e9  # a part read slower than that stops the asking for huge
 MAX_JOBS = 8  # more threads than that only queue for the memory
 
 
+@taking_paths
 @following_latest
 def load(
     path: str | os.PathLike[str],

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ckptkit._io.files import taking_paths
 from ckptkit._io.progress import phase
 from ckptkit.align.cudnn_layouts import cudnn_layers, note_on
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -246,6 +247,7 @@ def listing_of(checkpoint: Checkpoint) -> Listing:
     return Listing(checkpoint, shown, hidden, tuple(checkpoint.problems()))
 
 
+@taking_paths
 @following_latest
 def ls(
     path: str | os.PathLike[str],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit._io.files import taking_paths
 from ckptkit._io.progress import phase
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -95,6 +96,7 @@ class TensorSummary(Document):
         }
 
 
+@taking_paths
 @following_latest
 def show(
     path: str | os.PathLike[str], name: str, *, slice: str | None = None, stored: bool = False

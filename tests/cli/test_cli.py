@@ -179,12 +179,70 @@ def test_a_report_to_a_file_called_as_the_terminal(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_current_directory_that_was_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ('convert "$2" out.npz', ""),
+        ("ls .", ".: "),
+        ("verify -r .", ".: "),
+        ("sample d", "d: "),
+        ('record "$2" -o g', "g: "),
+        ('diff "$2" "$2" --tol-file t', "t: "),
+    ],
+)
+def test_a_current_directory_that_was_removed(command: str, named: str, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    done = shell('cd "$1" && rmdir "$1" && $K convert "$2" out.npz', gone, ADAM)
+    done = shell(f'cd "$1" && rmdir "$1" && $K {command}', gone, ADAM)
     assert done.returncode == 2
-    assert done.stderr == "ckptkit: the current directory no longer exists (cd to one that does)\n"
+    told = "the current directory no longer exists (cd to one that does)"
+    assert done.stderr == f"ckptkit: {named}{told}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("check gone --inputs no.npz", "no.npz: no such file (--inputs names it)"),
+        ("check gone --tolerance no", "no: no such file (--tolerance names it)"),
+        ("check gone --model no.py:f?{}", "no.py: no such file (--model names it)"),
+        ("check gone --junit no/x", "no/x: no such directory: no (make it first)"),
+        ("record gone -o g --import no.py", "no.py: no such file (--import names it)"),
+        ("record gone -o g --html .", ".: is a directory (give a file name)"),
+        ("diff gone gone --map-from s3://b/x", "s3://b/x: is elsewhere (download it: "),
+        ("convert gone d --receipt no/x", "no/x: no such directory: no (make it first)"),
+        # DST may become a directory, in which there is room then
+        ("convert gone d --receipt d/x", "gone: no such file"),
+    ],
+)
+def test_a_slip_in_a_file_of_an_option_is_told_before_the_operand_is_read(
+    line: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = run(*line.split())
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err.startswith(f"ckptkit: {told}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ls", "URL"),
+        ("convert", ADAM, "URL"),
+        ("ls", ADAM, "-o", "URL"),
+        ("sample", "URL"),
+        ("check", ADAM, "--golden", "URL"),
+        ("history", ADAM, "--cache", "URL"),
+    ],
+)
+def test_a_url_of_a_file_of_this_machine(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = f"file://{tmp_path}/a%20b.npz"
+    shown = run(*(url if argument == "URL" else argument for argument in arguments))
+    assert shown.code == 2
+    assert shown.err.endswith(f"b.npz: a URL, and no path (give {tmp_path}/a b.npz)\n")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.needs_tf
@@ -193,7 +251,8 @@ def test_a_demo_in_a_current_directory_that_was_removed(tmp_path: Path) -> None:
     gone.mkdir()
     done = shell('cd "$1" && rmdir "$1" && $K demo here', gone)
     assert done.returncode == 2
-    assert done.stderr == "ckptkit: the current directory no longer exists (cd to one that does)\n"
+    told = "the current directory no longer exists (cd to one that does)"
+    assert done.stderr == f"ckptkit: here: {told}\n"
 
 
 def test_the_child_of_a_current_directory_that_was_removed(tmp_path: Path) -> None:

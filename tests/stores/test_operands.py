@@ -535,6 +535,7 @@ def test_a_directory_of_somebody_else_in_a_run(as_nobody: Path, name: str) -> No
     (run_dir / "lost+found").mkdir(0)
     assert locate(run_dir).path == prefix
     assert not is_model_directory(run_dir)  # as all commands on runs ask
+    assert history(run_dir).notes == ("lost+found cannot be listed: Permission denied",)
     (run_dir / "lost+found").chmod(0o700)
 
 

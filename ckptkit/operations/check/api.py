@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.files import taking_paths
 from ckptkit.errors import UsageError
 from ckptkit.operations.check.pipeline import run_check
 from ckptkit.operations.check.report import Report
@@ -34,7 +34,7 @@ from ckptkit.runners.types import Limits
 __all__ = ["check", "localize"]
 
 
-@refusing_os_errors
+@taking_paths
 def check(
     subject: Path_,
     *,
@@ -179,7 +179,7 @@ def check(
     return run_check(request)
 
 
-@refusing_os_errors
+@taking_paths
 def localize(
     subject: Path_,
     *,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
-from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.files import taking_paths
 from ckptkit._io.progress import Progress
 from ckptkit.align.rules import Rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-@refusing_os_errors
+@taking_paths
 @following_latest
 def convert(
     src: CheckpointLike | Sequence[CheckpointLike],
@@ -179,7 +179,7 @@ def convert(
         return carry_out(conversion, asked)
 
 
-@refusing_os_errors
+@taking_paths
 def plan(
     src: CheckpointLike | Sequence[CheckpointLike],
     dst: str | os.PathLike[str],

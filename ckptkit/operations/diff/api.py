@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit._io.files import taking_paths
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.align.matching import Match, TensorSet, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["DiffResult", "LeftOut", "TensorDiff", "diff"]
 
 
+@taking_paths
 @following_latest
 def diff(
     old: str | os.PathLike[str] | Checkpoint,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit._io.files import taking_paths
 from ckptkit._io.places import path_of
 from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, UsageError
@@ -54,6 +55,7 @@ class GateReport(Verification):
         }
 
 
+@taking_paths
 def gate(
     path: str | os.PathLike[str],
     policy: str | os.PathLike[str],

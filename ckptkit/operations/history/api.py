@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptkit._io.places import path_of
+from ckptkit._io.files import taking_paths
+from ckptkit._io.places import local_path, path_of
 from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import ROLES
@@ -55,6 +56,7 @@ __all__ = ["History", "HistoryFinding", "HistoryThresholds", "history"]
 _SEVERITIES = {"error": 0, "warning": 1, "note": 2}
 
 
+@taking_paths
 def history(
     *runs: str | os.PathLike[str],
     roles: Sequence[str] = (),
@@ -100,8 +102,9 @@ def history(
         thresholds if isinstance(thresholds, HistoryThresholds) else thresholds_of(thresholds or {})
     )
     known: KnownNames = {}
-    run = ordered(_files(runs, known))
-    run = _chosen(run, every, since)
+    notes: list[str] = []
+    run = ordered(_files(runs, known, notes))
+    run = _chosen(run._replace(notes=(*run.notes, *notes)), every, since)
     paths = tuple(map(path_of, runs))
     if first_nan:
         found = first_nan_finding(run, roles, names, executor, progress)
@@ -109,7 +112,7 @@ def history(
         return History(paths, steps, (), found, run.how, run.notes, limits)
     place = None
     if cache:
-        place = default_path(paths[0]) if cache is True else Path(cache)
+        place = default_path(paths[0]) if cache is True else local_path(cache)
     measured_before = MeasuredBefore(place, limits.saturated)
     result = measured_run(
         paths, run, roles, names, limits, measured_before, executor, progress, known
@@ -120,9 +123,11 @@ def history(
     return result
 
 
-def _files(runs: Sequence[str | os.PathLike[str]], known: KnownNames) -> list[RunFile]:
-    """Return what is meant; raises where none of it can be read."""
-    places = places_of(runs)
+def _files(
+    runs: Sequence[str | os.PathLike[str]], known: KnownNames, notes: list[str]
+) -> list[RunFile]:
+    """Return what is meant; notes: added to.  Raises where none of it can be read."""
+    places = places_of(runs, notes)
     files = [opened(path, given, known) for path, given in places]
     files = [file for file in files if not file.gone]
     if not any(file.checkpoint is not None for file in files):

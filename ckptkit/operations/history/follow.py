@@ -140,7 +140,7 @@ class _Looker:
     def look(self) -> bool:
         """Look once; return whether something whole is new."""
         try:
-            places = places_of([self._directory])
+            places = places_of([self._directory], [])
         except (PathNotFoundError, OSError):
             return False
         is_new = False

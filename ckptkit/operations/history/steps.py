@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import read_exact
-from ckptkit._io.places import path_of
+from ckptkit._io.places import names_in, path_of
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import Naming
@@ -80,38 +80,49 @@ class OrderedRun(NamedTuple):
 # --- finding --------------------------------------------------------------------------------------
 
 
-def places_of(runs: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, bool]]:
+def places_of(runs: Iterable[str | os.PathLike[str]], notes: list[str]) -> list[tuple[Path, bool]]:
     """Return the path of each checkpoint and model that is meant, and whether it was named itself.
 
+    notes: directories that may not be listed beside those are added: one may be a model.
     Raises PathNotFoundError for a directory with nothing in it.
     """
     found: dict[Path, bool] = {}
     for run in runs:
         path = path_of(run)
         if path.is_dir() and not is_model_directory(path):
-            for place in _in_directory(path):
+            for place in _in_directory(path, notes):
                 found.setdefault(place, False)
         else:
             found[path] = True
     return list(found.items())
 
 
-def _in_directory(directory: Path) -> Iterator[Path]:
+def _in_directory(directory: Path, notes: list[str]) -> Iterator[Path]:
     """Yield what lies right in a directory, else what lies below it."""
     failed: list[OSError] = []
     is_empty = True
-    for place, _names in directories_below(directory, is_model_directory, failed.append):
+    for place, names in directories_below(directory, is_model_directory, failed.append):
         contents = contents_of(place)
         found = [*contents.checkpoints, *contents.models, *_without_index(place)]
         yield from found
         is_empty = is_empty and not found
         if place == directory and found:
+            notes += filter(None, (_unlisted(place / name) for name in names))
             return
     if failed:
         where = str(failed[0].filename or directory)
         raise CkptkitError(failed[0].strerror or "cannot be listed", where=where)
     if is_empty:
         raise PathNotFoundError("no checkpoint and no model lies in it", where=str(directory))
+
+
+def _unlisted(directory: Path) -> str:
+    """Say that a directory cannot be listed; "" where it can."""
+    try:
+        names_in(directory)
+    except OSError as error:
+        return f"{directory.name} cannot be listed: {error.strerror}"
+    return ""
 
 
 def _without_index(directory: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 
+from ckptkit._io.files import taking_paths
 from ckptkit.align.transforms import Reshape, Transform, Transpose
 from ckptkit.align.types import TensorSet
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -40,6 +41,7 @@ from ckptkit.wording import say
 _CONTRADICTION = "the shapes of other kernels say both that kernels are transposed and are not"
 
 
+@taking_paths
 def map(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> ProposedMap:
     """Propose which tensor of SRC becomes which of DST, and how its values are moved.
 

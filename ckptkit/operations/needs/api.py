@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ckptkit._io.file_states import os_error
+from ckptkit._io.files import taking_paths
 from ckptkit._io.places import path_of
 from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.operations.needs import graphs
@@ -139,6 +140,7 @@ class Needs(Document):
         }
 
 
+@taking_paths
 def needs(path: str | os.PathLike[str], *, environment: Sequence[str] = ()) -> Needs:
     """Tell what must be here for a model or checkpoint to be opened, and who wrote it.
 

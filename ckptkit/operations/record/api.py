@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckptkit._io.claims import claiming
-from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.files import taking_paths
 from ckptkit.errors import OutputError
 from ckptkit.golden.golden import Golden, is_golden, write_golden
 from ckptkit.operations.execution.inputs import BATCH, SEED, InputOptions, ranges_of
@@ -27,7 +27,7 @@ from ckptkit.wording import say
 __all__ = ["record"]
 
 
-@refusing_os_errors
+@taking_paths
 def record(
     subject: Path_,
     out: Path_,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.file_states import os_error
-from ckptkit._io.files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact, taking_paths
 from ckptkit._io.places import is_there, path_of
 from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
@@ -72,6 +72,7 @@ class Scan(Verification):
         return {**document, "schema": SCHEMA}
 
 
+@taking_paths
 def scan(path: str | os.PathLike[str], *, recursive: bool = False) -> Scan:
     """Look for what a SavedModel, GraphDef, Keras or weights file could do when run.
 

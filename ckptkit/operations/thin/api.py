@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.files import taking_paths
 from ckptkit._io.places import local_path
 from ckptkit._io.progress import phase
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ from ckptkit.stores.tensor_bundle.writer import data_files, write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite
 
 
-@refusing_os_errors
+@taking_paths
 def thin(
     run: str | os.PathLike[str], keep_slots: str = "last:1", *, dry_run: bool = False
 ) -> Thinning:
@@ -227,7 +227,7 @@ def _refused_or_gone(prefix: Path, error: CkptkitError) -> ThinnedCheckpoint:
     return ThinnedCheckpoint(prefix, REFUSED, 0, size, size, reason(error))
 
 
-@refusing_os_errors
+@taking_paths
 def _file_bytes(checkpoint: Checkpoint) -> int:
     files = (index_path(checkpoint.path), *checkpoint.store.shards)
     return sum(Path(file).stat().st_size for file in files)
@@ -249,7 +249,7 @@ def _thinned(row: ThinnedCheckpoint) -> ThinnedCheckpoint:
     return ThinnedCheckpoint(prefix, THINNED, row.slots, row.bytes_before, size)
 
 
-@refusing_os_errors  # one that the training run removes meanwhile is gone, wherever that shows
+@taking_paths  # one that the training run removes meanwhile is gone, wherever that shows
 def _write_thin(checkpoint: Checkpoint, prefix: Path) -> None:
     """Put the checkpoint without its slots in the place of what it is."""
     target = Target(format_of(checkpoint.store.format), prefix)

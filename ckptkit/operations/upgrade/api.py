@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ckptkit._io.atomic import replacing
-from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.files import taking_paths
 from ckptkit._io.output_paths import refuse_elsewhere
 from ckptkit._io.places import local_path
 from ckptkit._io.progress import bytes_read, numbered, phase
@@ -29,6 +29,7 @@ from ckptkit.operations.upgrade.report import UpgradeRefusedError, UpgradeReport
 from ckptkit.operations.upgrade.source import OldModel, read_old_model
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.fork_server import sharing_imports
+from ckptkit.runners.limits import time_limit
 from ckptkit.stores.directories import directories_below, is_saved_model, models_in
 from ckptkit.stores.registry import FORMATS, KERAS, LEGACY_KERAS, format_of
 from ckptkit.wording import say
@@ -39,7 +40,7 @@ RECEIPT = ".upgrade.json"  # beside each model of a folder: what was done, and o
 _CHUNK = 1 << 20
 
 
-@refusing_os_errors
+@taking_paths
 def upgrade(
     src: Path_ | Sequence[Path_],
     dst: Path_,
@@ -95,7 +96,7 @@ def upgrade(
         trust,
         InputOptions(files=listed(inputs), seed=seed, ranges=ranges_of(ranges)),
         overwrite,
-        timeout_s,
+        time_limit(timeout_s),
     )
     sources = [local_path(source) for source in listed(src)]
     if not sources:

@@ -17,7 +17,7 @@ from ckptkit._io.file_states import (
     is_local,
     os_error,
 )
-from ckptkit._io.files import file_size, refusing_os_errors
+from ckptkit._io.files import file_size, taking_paths
 from ckptkit._io.places import begin_to_fetch, is_there, path_of, text_of
 from ckptkit._io.progress import Progress, ProgressMeter, numbered
 from ckptkit.errors import (
@@ -151,7 +151,7 @@ class _VerifyTarget(NamedTuple):
     unit: Unit | None = None
 
 
-@refusing_os_errors
+@taking_paths
 def verify(
     path: str | os.PathLike[str],
     *,

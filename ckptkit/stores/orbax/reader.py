@@ -24,7 +24,7 @@ from ckptkit._io.file_states import (
     state_of,
     unchanged,
 )
-from ckptkit._io.files import read_exact, refusing_os_errors
+from ckptkit._io.files import read_exact, taking_paths
 from ckptkit._io.places import can_list, names_in
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnknownTensorError
@@ -154,7 +154,7 @@ class OrbaxStore:
             raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
 
 
-@refusing_os_errors
+@taking_paths
 def open_orbax(path: Path) -> OrbaxStore:
     """Return the store of one checkpoint; reads the tree of its arrays and their metadata.
 
