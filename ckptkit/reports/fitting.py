@@ -61,6 +61,7 @@ def fitted(table: Table, width: int, fit: Fit) -> Table:
     names = [table.headers.index(name) for name in fit.names if name in table.headers]
     cut = _shorten(table, width, names)
     others = [i for i in range(len(table.headers)) if i not in names]
+    _shorten_headers(table, width, others)  # a header cut short is better than half a number
     cut |= _shorten(table, width, others or names, least=1)
     said = [*table.below, *(["names shortened"] if cut else [])]
     table.below = ["; ".join([*said, "--wide shows all"])] if said else []
@@ -125,6 +126,19 @@ def _constant(table: Table, names: Sequence[str]) -> list[str]:
     return [name for name, i in columns.items() if len({row[i] for row in table.cells}) == 1]
 
 
+def _shorten_headers(table: Table, width: int, columns: Sequence[int]) -> None:
+    """Shorten headers that are wider than what stands below them, the widest most, to that."""
+    allowed = {i: display_width(table.headers[i]) for i in columns}
+    least = {i: max([1, *(display_width(row[i]) for row in table.cells)]) for i in columns}
+    for _ in range(_total(table.widths()) - width):
+        wider = [i for i in columns if allowed[i] > least[i]]
+        if not wider:
+            break
+        allowed[max(wider, key=allowed.__getitem__)] -= 1
+    for index, size in allowed.items():
+        table.headers[index] = abbreviated(table.headers[index], size)
+
+
 def _shorten(table: Table, width: int, columns: Sequence[int], least: int = _NARROWEST) -> bool:
     """Shorten the cells of some columns, the widest most, until the table fits; say whether any."""
     widths = table.widths()
@@ -146,7 +160,7 @@ def _shorten(table: Table, width: int, columns: Sequence[int], least: int = _NAR
             texts = _abbreviated_apart([row[index] for row in table.cells], size)
             for row, text in zip(table.cells, texts, strict=True):
                 row[index] = text
-    return True
+    return any(size < widths[index] for index, size in allowed.items())
 
 
 def _abbreviated_apart(names: Sequence[str], width: int) -> list[str]:

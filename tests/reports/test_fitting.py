@@ -49,6 +49,16 @@ def test_a_name_is_shortened_to_what_was_asked(names: list[str], width: int) -> 
             assert name.startswith(head) and name.endswith(tail)
 
 
+def test_headers_are_shortened_before_numbers() -> None:
+    rows = [("kernel", "0.0442", "12.5"), ("bias", "1.97", "3")]
+    with shown_on(Screen(24)):
+        head, *lines = render(
+            rows, ("NAME", "UPDATE/NORM", "OVER STEPS"), "table", ("left", "right", "right")
+        )
+    assert [line.split() for line in lines[:2]] == [list(row) for row in rows]
+    assert head.startswith("NAME") and max(map(display_width, (head, *lines))) <= 24
+
+
 def test_names_that_differ_stay_different_where_they_can() -> None:
     names = [f"encoder/layer_{i}/attention/query/kernel" for i in range(12)]
     names += [f"decoder/layer_{i}/attention/query/kernel" for i in range(12)]
