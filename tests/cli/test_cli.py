@@ -167,7 +167,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
         "atexit.register(lambda: pathlib.Path(__file__).with_name('number').write_text(opened()))\n"
         "ckptkit_tf.main()\n"
     )
-    shell(f"{sys.executable} {script} --version <&- >&- 2>&-")
+    shell(f'{sys.executable} "$1" --version <&- >&- 2>&-', script)
     assert int((tmp_path / "number").read_text()) > 2
 
 

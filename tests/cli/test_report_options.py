@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import webbrowser
@@ -204,7 +205,7 @@ def test_one_model_is_run(name: str, tree: Path, tmp_path: Path) -> None:
     said = refused(name, tree / "run/ckpt-1", tree / "exports/model", *output)
     assert "these are 2" in said and "run/ckpt-1" in said and "exports/model" in said
     members = [f"{tree}/run/ckpt-1.index", f"{tree}/run/ckpt-1.data-00000-of-00001"]
-    assert "these are" not in refused(name, *members, "--inputs", tmp_path / "none.npz", *output)
+    assert "these are" not in refused(name, *members, "--like", tmp_path / "none", *output)
 
 
 def test_a_mistyped_value_of_a_list_names_its_neighbour() -> None:
@@ -217,7 +218,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     seen, browser = tmp_path / "seen", tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" >> "{seen}"\n')
     browser.chmod(0o755)
-    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    monkeypatch.setenv("BROWSER", f"{shlex.quote(str(browser))} %s")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     # a list of browsers is made once, of what the environment said then
     monkeypatch.setattr(webbrowser, "_tryorder", None)

@@ -745,7 +745,7 @@ def test_nothing_is_written_elsewhere(
     monkeypatch.chdir(tmp_path)
     query = "?signature=secret" if scheme == "http" else ""
     url = f"{scheme}://user:word@host:99/out.safetensors{query}"
-    said = run(*command.format(folder / "weights.safetensors", url).split())
+    said = run(*(word.format(folder / "weights.safetensors", url) for word in command.split()))
     assert said.code == 2
     assert f"{scheme}://host:99/out.safetensors: is elsewhere" in said.err
     assert "word" not in said.err and "secret" not in said.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -94,7 +95,8 @@ def _(tmp_path: Path) -> None:
             assert temporaries(place) == [], (kind, name)
     if Path("/dev/full").exists():
         prefix = write(tmp_path / "ckpt")
-        code_ = f"{sys.executable} -m ckptkit verify {prefix} -v > /dev/full"
+        call = shlex.join([sys.executable, "-m", "ckptkit", "verify", str(prefix), "-v"])
+        code_ = f"{call} > /dev/full"
         done = subprocess.run(code_, shell=True, capture_output=True, text=True, env=environment())
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
@@ -291,6 +293,7 @@ def _(tmp_path: Path) -> None:
         assert "Traceback" not in err
         assert out.read_bytes() == b"old"
         assert temporaries(tmp_path) == []
-    command = f"{sys.executable} -m ckptkit verify {source} -v | true"
+    call = shlex.join([sys.executable, "-m", "ckptkit", "verify", str(source), "-v"])
+    command = f"{call} | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment())
     assert done.stderr == ""
