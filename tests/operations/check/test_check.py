@@ -375,7 +375,7 @@ def test_a_model_in_training_mode_is_recognised(
     ("arguments", "words"),
     [
         ([EXPORT, "--on", "TPU:0"], "is no device"),
-        ([EXPORT, "--against", EXPORT, "--golden", "g"], "exclude each other"),
+        ([EXPORT, "--against", EXPORT, "--golden", "."], "exclude each other"),
         ([EXPORT, "--golden", "nowhere"], "nowhere"),
         pytest.param([EXPORT, "--model", "m:f"], "no module 'm'", marks=pytest.mark.needs_tf),
         (["nowhere"], "nowhere"),

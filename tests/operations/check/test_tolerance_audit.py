@@ -246,7 +246,7 @@ def test_the_suggested_file_passes_the_model_and_no_fault(
 
 
 def test_what_does_not_go_together(tmp_path: Path) -> None:
-    done = run("check", EXPORT, "--suggest", tmp_path / "t.txt", "--golden", "g")
+    done = run("check", EXPORT, "--suggest", tmp_path / "t.txt", "--golden", ".")
     assert done.code == 2 and "--suggest is for --audit-tolerance" in done.err
 
 

@@ -273,7 +273,7 @@ def test_a_golden_that_was_edited_is_refused(kept: Path, model: Path) -> None:
 
 
 def test_a_golden_has_inputs_of_its_own(kept: Path, model: Path) -> None:
-    for option in (["--inputs", "x.npz"], ["--range", "features=0:1"]):
+    for option in (["--inputs", "."], ["--range", "features=0:1"]):
         assert "its own inputs" in refused("check", model, "--golden", kept, *option)
 
 

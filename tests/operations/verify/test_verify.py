@@ -666,7 +666,7 @@ def test_findings_win_over_what_could_not_be_told(tmp_path: Path) -> None:
     flip(data(bad), 5)
     assert ckptkit("verify", good, tmp_path / "none").code == 2
     assert ckptkit("verify", bad, tmp_path / "none").code == 1
-    assert "manifest goes with one operand" in ckptkit("verify", good, bad, "--manifest", "m").err
+    assert "manifest goes with one operand" in ckptkit("verify", good, bad, "--manifest", ".").err
 
 
 def test_names_are_printed_escaped_and_exact_in_json(tmp_path: Path) -> None:

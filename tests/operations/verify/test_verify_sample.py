@@ -61,7 +61,7 @@ def test_a_sample_of_other_formats(tmp_path: Path) -> None:
 
 def test_a_sample_beside_what_reads_everything_is_refused(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / "c", 3, 1)
-    for options in (("--values",), ("--write-manifest", tmp_path / "m"), ("--manifest", "m")):
+    for options in (("--values",), ("--write-manifest", tmp_path / "m"), ("--manifest", ".")):
         done = ckptkit("verify", path, "--sample", 1, *options)
         assert (done.code, "--sample excludes --values" in done.err) == (2, True)
     assert "--seed goes with --sample" in ckptkit("verify", path, "--seed", 1).err
