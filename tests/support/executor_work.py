@@ -89,8 +89,8 @@ def fixtures_by_format(directory: Path) -> dict[str, list[Path]]:
     All fixtures are looked at; what only ckptkit writes is written into an empty `directory`.
     """
     paths = [each.path for each in goldens()]
-    for version in ROOT.glob("fixtures/*/*/"):
-        if version.parent.name != "golden":
+    for version in ROOT.glob("fixtures/*/*"):
+        if version.is_dir() and version.parent.name != "golden":
             paths += version.iterdir()
     for shards in (1, 2):
         weights = directory / f"{shards}.safetensors"
