@@ -190,6 +190,7 @@ def test_the_end_of_a_data_file(tmp_path: Path) -> None:
 
 def test_data_and_index_of_two_saves(tmp_path: Path) -> None:
     prefix = write(tmp_path / "ckpt", 1)
+    after_a_tick(index(prefix))
     data(write(tmp_path / "new", 2)).replace(data(prefix))
     result = verify(prefix)
     assert {f.code for f in result.findings} == {"tensor.checksum"}
@@ -877,7 +878,7 @@ def test_one_file_that_changes_does_not_hide_the_others(tmp_path: Path) -> None:
         write(tmp_path / f"ckpt-{number}", number)
 
     def progress(phase: str, done: int, total: int) -> None:
-        data(tmp_path / "ckpt-2").touch()
+        after_a_tick(data(tmp_path / "ckpt-2")).touch()
         (tmp_path / "ckpt-3.data-00000-of-00001").touch()  # a save goes on beside
 
     result = verify(tmp_path, progress=progress)
