@@ -21,6 +21,7 @@ from ckptkit._io.files import file_size, taking_paths
 from ckptkit._io.places import begin_to_fetch, is_there, path_of, text_of
 from ckptkit._io.progress import Progress, ProgressMeter, numbered
 from ckptkit.errors import (
+    ChangedError,
     CkptkitError,
     FormatError,
     PathNotFoundError,
@@ -366,6 +367,9 @@ def _directory(path: Path) -> Iterator[_VerifyTarget]:
         yield from found
     elif not any(path.iterdir()):
         raise PathNotFoundError("an empty directory: nothing to verify", where=str(path))
+    elif (path / STATE_FILE).exists():  # what was listed there went before it was looked at
+        yield _VerifyTarget("", path, Unit(path, UNKNOWN, refusal=ChangedError(path)))
+        return
     if not (path / STATE_FILE).exists() and all(one.format == DIRECTORY for one in found):
         yield _nothing_in(path)
 

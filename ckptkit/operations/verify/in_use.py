@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.file_states import FileState
-from ckptkit.errors import PathNotFoundError
+from ckptkit.errors import ChangedError, PathNotFoundError
 from ckptkit.operations.findings import Finding, Unit
 from ckptkit.stores.base import Store
 
@@ -100,7 +100,7 @@ class Look(NamedTuple):
     @property
     def is_fine(self) -> bool:
         """Whether nothing was found that another look may take back."""
-        if self.changed or isinstance(self.unit.refusal, PathNotFoundError):
+        if self.changed or isinstance(self.unit.refusal, PathNotFoundError | ChangedError):
             return False
         return not any(finding.severity != "note" for finding in self.unit.findings)
 

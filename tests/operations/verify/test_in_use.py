@@ -16,8 +16,9 @@ from types import SimpleNamespace
 import pytest
 
 from ckptkit._io.claims import claiming
-from ckptkit.operations.verify import in_use
+from ckptkit.operations.verify import api, in_use
 from ckptkit.operations.verify.api import verify
+from ckptkit.stores.directories import DirectoryContents, contents_of
 from support.command_line import ckptkit
 from support.damage import aged, data, index, still, write
 from support.places import environment
@@ -131,6 +132,28 @@ def test_what_passes_is_not_said(tmp_path: Path) -> None:
         result = verify(run)
     assert result.exit_code == 0
     assert [unit.path.name for unit in result.units] == ["run", "ckpt-2"]
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_where_all_that_was_listed_went_it_is_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    run, empty = tmp_path / "run", tmp_path / "empty"
+    run.mkdir()
+    empty.mkdir()
+    write(run / "ckpt-1")
+    state(run, "ckpt-1")
+    places = [empty] * times
+
+    def listed(path: Path) -> DirectoryContents:
+        return contents_of(places.pop() if places else path)
+
+    monkeypatch.setattr(api, "contents_of", listed)
+    result = ckptkit("verify", run)
+    if times == 1:
+        assert (result.code, result.err) == (0, "")
+    else:
+        assert result.code == 2 and "changed while it was read" in result.out
 
 
 def test_an_index_that_is_being_written(tmp_path: Path) -> None:
