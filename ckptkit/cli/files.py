@@ -114,4 +114,4 @@ def _check_can_be_written(path: Path, others: list[Path]) -> None:
         return
     check_target(path)
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError("its directory may not be written to", where=str(path))
+        raise OutputError("cannot write: its directory does not allow it", where=str(path))
