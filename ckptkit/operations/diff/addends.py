@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit.operations.diff.deployed import HALF_STEP, MAX_TRIED, steps_of
+from ckptkit.operations.diff.deployed import MAX_TRIED
 from ckptkit.operations.diff.rows import EXACT, IN_SHIFT, DeployedRows, Fold
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -38,15 +39,12 @@ class _TakenOver(NamedTuple):
     bias: int
     addend: _Addend
 
-    @property
-    def rows(self) -> tuple[int, ...]:
-        return self.kernel, self.bias, *self.addend.rows
-
 
 def tell_added(rows: DeployedRows, folds: Mapping[int, Fold]) -> None:
     """Tell of biases to which was added what a kernel makes of an addend to its input.
 
-    Where two claims have a tensor in common, neither is told.
+    Where two claims have a kernel or a bias in common, neither is told; an addend may go into
+    several layers.
 
     Args:
         rows: of the comparison.
@@ -58,13 +56,16 @@ def tell_added(rows: DeployedRows, folds: Mapping[int, Fold]) -> None:
         if change.delta is not None and len(change.some.spec.shape) > 1
         for claim in _claims(rows, row, folds.get(row))
     ]
-    counts = Counter(row for claim in claims for row in claim.rows)
+    counts = Counter(row for claim in claims for row in (claim.kernel, claim.bias))
+    taken: dict[int, list[str]] = {}
     for claim in claims:
-        if all(counts[row] == 1 for row in claim.rows):
+        if counts[claim.kernel] == counts[claim.bias] == 1:
             kernel, bias = rows.found[claim.kernel].name, rows.found[claim.bias].name
             rows.tell(claim.bias, f"{claim.addend.name} is folded into it, times {kernel}")
             for row in claim.addend.rows:
-                rows.tell(row, f"folded into {bias}")
+                taken.setdefault(row, []).append(bias)
+    for row, biases in taken.items():
+        rows.tell(row, f"folded into {list_text(biases)}")
 
 
 def _claims(rows: DeployedRows, row: int, fold: Fold | None) -> Iterator[_TakenOver]:
@@ -96,9 +97,7 @@ def _claims(rows: DeployedRows, row: int, fold: Fold | None) -> Iterator[_TakenO
         product = addend.values @ weights
         rounding = EXACT * (addend.sizes @ sizes)
         for at, own, folded in targets:
-            stored = rows.stored(rows.found[at])
-            steps = 0.0 if stored is None else HALF_STEP * steps_of(stored)
-            allowed = EXACT * np.abs(own) + rounding + steps
+            allowed = EXACT * np.abs(own) + rounding + rows.rounding(rows.found[at], folded)
             # A product that rounding hides proves nothing.
             is_seen = (np.abs(product) > allowed).any()
             if is_seen and (np.abs(folded - (own + product)) <= allowed).all():

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ckptkit.stores.base import Store
     from ckptkit.stores.constants import Quantisation
 
+SHORT_FLOATS = ("float16", "bfloat16")  # which a graph keeps, and computes with as float32
+
 
 class Numbers(NamedTuple):
     """The integers that a tensor is stored as, and what they stand for.

@@ -22,7 +22,12 @@ from ckptkit.align.types import basis
 from ckptkit.dtypes import kind
 from ckptkit.operations.convert.value_stores import ValueSource, cast_source, transform_source
 from ckptkit.operations.diff.carried_store import CarriedStore
-from ckptkit.operations.diff.compared_sides import ComparedSides, Numbers, NumbersOfSides
+from ckptkit.operations.diff.compared_sides import (
+    SHORT_FLOATS,
+    ComparedSides,
+    Numbers,
+    NumbersOfSides,
+)
 from ckptkit.operations.diff.constant_names import (
     DeployedSide,
     Parameter,
@@ -47,7 +52,6 @@ if TYPE_CHECKING:
     from ckptkit.stores.constants import Quantisation
 
 MAX_TRIED = 1 << 23  # elements that are read once more to tell by how many steps they differ
-_SHORT_FLOATS = ("float16", "bfloat16")
 HALF_STEP = 0.5 + 1e-3  # with what a float32 loses of numbers of a thousand steps
 
 
@@ -214,7 +218,7 @@ def _side(
             numbers[key] = Numbers(spec.dtype, spec.shape, quantisation, transform)
         if transform:
             source = transform_source([(source, transform)])
-        is_short = key in transforms and source.spec.dtype in _SHORT_FLOATS
+        is_short = key in transforms and source.spec.dtype in SHORT_FLOATS
         if is_short:  # the graph computes with them as float32
             source = cast_source(source, "float32")
         if transform or is_short or quantisation is not None:

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ckptkit.dtypes import numpy_dtype
 from ckptkit.operations.diff.addends import tell_added
-from ckptkit.operations.diff.compared_sides import NumbersOfSides
-from ckptkit.operations.diff.deployed import HALF_STEP, MAX_TRIED, steps_of
+from ckptkit.operations.diff.compared_sides import SHORT_FLOATS, NumbersOfSides
+from ckptkit.operations.diff.deployed import MAX_TRIED
 from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.operations.diff.rows import EXACT, IN_SHIFT, DeployedRows, Fold, Norm, Stores
 from ckptkit.stores.constants import StoreOfConstants
@@ -44,7 +45,6 @@ _LARGEST_EPSILON = 0.1
 _USUAL_EPSILONS = (1e-3, 1e-5)  # of Keras and of PyTorch
 _AGREED = 0.02  # of the factor, between channels that were rounded to a few bits
 _RESOLVED = 0.25  # of the factor: a channel that rounding may shift by more tells nothing
-_MAX_NEGATED = 1 << 16  # elements: slopes are those of channels, or of the places of a small image
 
 _Values = Callable[["Array"], "Array"]
 
@@ -82,7 +82,7 @@ class _Folding:
         for row, change in enumerate(self.rows.found):
             if change.status != "changed" or change.delta is None:
                 continue
-            fits = [fold for norm in norms for fold in self._folds(change, norm)]
+            fits = self._folds(change, norms)
             if len(fits) == 1:
                 folds[row] = fits[0]
                 self._tell(row, fits[0])
@@ -90,7 +90,7 @@ class _Folding:
         for norm in norms:
             self._tell_left(norm)
         tell_added(self.rows, folds)
-        self._tell_negated()
+        self._tell_alike()
 
     def _norms(self) -> Iterator[Norm]:
         """Yield the normalisations of which the deployed side has no tensor."""
@@ -113,69 +113,31 @@ class _Folding:
                 values.setdefault("beta", values["variance"] * 0)
                 yield Norm(name, rows, **values)
 
-    def _folds(self, change: TensorDiff, norm: Norm) -> Iterator[Fold]:
-        """Yield the fold, where a changed kernel is the model's times the factors of a norm."""
-        import numpy as np
-
+    def _folds(self, change: TensorDiff, norms: Sequence[Norm]) -> list[Fold]:
+        """Return the folds of norms of which a changed kernel is the model's times the factors."""
         spec = change.some.spec
         if spec.size > MAX_TRIED or len(spec.shape) < 2:
-            return
-        for by_channel in _by_channels(spec.shape, norm.variance.size):
-            own, folded = map(by_channel, self.rows.pair(change))
-            squares = (own * own).sum(axis=0)
-            with np.errstate(all="ignore"):
-                factors = (own * folded).sum(axis=0) / squares
-                epsilons = (norm.gamma / factors) ** 2 - norm.variance
-                noise = self._noise(change, own, by_channel) / squares
-                known = (squares > 0) & (noise <= _RESOLVED * np.abs(factors))
-            told = epsilons[np.isfinite(epsilons)]
-            if not told.size:
-                continue
-            if 2 * np.count_nonzero(known) < np.count_nonzero(squares):
-                continue  # steps so coarse prove nothing
-            is_rounded = self.rows.stored(change) is not None
-            for epsilon in _epsilons(float(np.median(told)), is_rounded=is_rounded):
-                factor = norm.factor(epsilon)
-                allowed = _AGREED * np.abs(factor) + noise
-                unlike = np.abs(factor - factors)[known] > allowed[known]
-                expected = own * factor
-                if not unlike.any() and self._is_explained(change, expected, folded, by_channel):
-                    yield Fold(norm, epsilon, is_rounded)
-                    return
-
-    def _noise(self, change: TensorDiff, own: Array, by_channel: _Values) -> Array:
-        """Return, times the sum of squares, by how much rounding may shift a channel's factor."""
-        import numpy as np
-
-        stored = self.rows.stored(change)
-        if stored is None:
-            return np.zeros(own.shape[1])
-        steps = by_channel(np.broadcast_to(steps_of(stored), own.size))
-        noise: Array = HALF_STEP * (steps * np.abs(own)).sum(axis=0)
-        return noise
-
-    def _is_explained(
-        self, change: TensorDiff, expected: Array, folded: Array, by_channel: _Values
-    ) -> bool:
-        """Whether values are those expected, but for float32 or for the steps of integers."""
-        import numpy as np
-
-        gap = np.abs(folded - expected)
-        stored = self.rows.stored(change)
-        if stored is None:
-            return bool((gap <= EXACT * np.abs(expected).max(axis=0, initial=0.0)).all())
-        steps = by_channel(np.broadcast_to(steps_of(stored), gap.size))
-        return bool((gap <= HALF_STEP * steps + EXACT * np.abs(expected)).all())
+            return []
+        found: dict[str, Fold] = {}
+        for channels in {norm.variance.size for norm in norms}:
+            for by_channel in _by_channels(spec.shape, channels):
+                scaled = _ScaledKernel.of(self.rows, change, by_channel)
+                if scaled is None:
+                    continue
+                for norm in norms:
+                    if norm.variance.size == channels and norm.name not in found:
+                        epsilon = scaled.epsilon_of(norm)
+                        if epsilon is not None:
+                            found[norm.name] = Fold(norm, epsilon, self.rows.rounded_to(change))
+        return list(found.values())
 
     def _tell(self, row: int, fold: Fold) -> None:
         """Write what was found into the rows of the kernel, the bias and the normalisation."""
-        import numpy as np
-
         norm = fold.norm
         kernel = self.rows.found[row].name
-        # integers tell the epsilon roughly
-        rounded = ", each value rounded to the nearest step" if fold.is_rounded else ""
-        epsilon = "epsilon" if fold.is_rounded else f"{fold.epsilon:g}"
+        # rounded values tell the epsilon roughly
+        rounded = f", each value rounded to {fold.rounded_to}" if fold.rounded_to else ""
+        epsilon = "epsilon" if fold.rounded_to else f"{fold.epsilon:g}"
         factor = f"gamma / sqrt(variance + {epsilon})"
         told = f"{norm.name} is folded into it: each channel times {factor}{rounded}"
         self.rows.tell(row, told)
@@ -184,7 +146,7 @@ class _Folding:
             change = self.rows.found[at]
             own, folded = self.rows.pair(change)
             expected = norm.shift(fold.epsilon, own)
-            if self._is_explained(change, expected, folded, np.asarray):
+            if _is_explained(expected, folded, self.rows.rounding(change, folded)):
                 told = f"{norm.name} is folded into it{rounded}"
                 self.rows.tell(at, told)
                 self._tell_of(norm, IN_SHIFT, change.name)
@@ -223,35 +185,129 @@ class _Folding:
         shift = norm.shift(epsilon)
         allowed = EXACT * (np.abs(norm.beta) + np.abs(norm.mean * norm.factor(epsilon)))
         fits = [
-            r
-            for r, values in self.rows.alone(self.rows.deployed, norm.variance.size)
-            if (np.abs(values - shift) <= allowed).all()
+            row
+            for row, values in self.rows.alone(self.rows.deployed, norm.variance.size)
+            for rounding in (self.rows.rounding(self.rows.found[row], values),)
+            if (np.abs(values - shift) <= allowed + rounding).all()
         ]
         if len(fits) == 1:
             told = f"beta - mean * gamma / sqrt(variance + {epsilon:g}) of {norm.name}"
             self.rows.tell(fits[0], told)
             self._tell_of(norm, IN_SHIFT, self.rows.found[fits[0]].name)
 
-    def _tell_negated(self) -> None:
-        """Tell of constants that are the negative of a parameter, such as the slopes of PReLU."""
-        constants = self._small(self.rows.deployed, lambda values: values + 0.0)
-        parameters = self._small(self.rows.model, lambda values: 0.0 - values)
+    def _tell_alike(self) -> None:
+        """Tell of constants that are a parameter, rounded, or its negative, such as PReLU's slopes.
+
+        One number throughout is no proof, nor is what several tensors could be.
+        """
+        constants: dict[bytes, list[tuple[int, str]]] = {}
+        dtypes = {"": 0}
+        for row, values in self.rows.heads_alone(self.rows.deployed, MAX_TRIED):
+            rounded_to = self.rows.rounded_to(self.rows.found[row])
+            if rounded_to in ("", *SHORT_FLOATS):
+                constants.setdefault(_digest(values), []).append((row, rounded_to))
+                dtypes[rounded_to] = 0
+        parameters: dict[bytes, list[tuple[int, int]]] = {}
+        for row, values in self.rows.heads_alone(self.rows.model, MAX_TRIED):
+            for dtype in dtypes:
+                for sign in (-1, 1):
+                    digest = _digest(_rounded(sign * values, dtype))
+                    parameters.setdefault(digest, []).append((row, sign))
         for digest in constants.keys() & parameters.keys():
             if len(constants[digest]) == len(parameters[digest]) == 1:
-                (at,), (own,) = constants[digest], parameters[digest]
-                self.rows.tell(at, f"the negative of {self.rows.found[own].name}")
-                self.rows.tell(own, f"{self.rows.found[at].name}, negated")
+                (at, dtype), (own, sign) = constants[digest][0], parameters[digest][0]
+                values, expected = self.rows.vector(at), sign * self.rows.vector(own)
+                is_told = values.min() < values.max() and values.size == expected.size
+                if is_told and (values == _rounded(expected, dtype)).all():
+                    self._tell_of_one(at, own, sign, dtype)
 
-    def _small(self, side: int, changed: _Values) -> dict[bytes, list[int]]:
-        """Return the rows of small tensors of one side alone, by a digest of what they become.
+    def _tell_of_one(self, at: int, own: int, sign: int, dtype: str) -> None:
+        """Write that a constant is a parameter into the rows of both."""
+        parameter, constant = self.rows.found[own].name, self.rows.found[at].name
+        rounded = f", each value rounded to {dtype}" if dtype else ""
+        self.rows.tell(at, f"{'the negative of ' if sign < 0 else ''}{parameter}{rounded}")
+        self.rows.tell(own, f"{constant}, negated" if sign < 0 else f"kept as {constant}")
 
-        Those of one number throughout are left out: it is no proof.
+
+def _digest(values: Array) -> bytes:
+    return sha256((values + 0.0).tobytes()).digest()  # of -0.0 as of 0.0
+
+
+def _rounded(values: Array, dtype: str) -> Array:
+    """Return values as a dtype has them; as they are for ""."""
+    import numpy as np
+
+    if not dtype:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(numpy_dtype(dtype)).astype(np.float64)
+
+
+class _ScaledKernel(NamedTuple):
+    """A kernel beside that of a model, with a column for each channel.
+
+    factors: what comes nearest to the one divided by the other, in each channel.  noise: by how
+    much rounding may shift them.  rounding: of each value.  known: the channels that tell anything.
+    """
+
+    own: Array
+    folded: Array
+    rounding: Array
+    factors: Array
+    noise: Array
+    known: Array
+    is_rounded: bool
+
+    @classmethod
+    def of(
+        cls, rows: DeployedRows, change: TensorDiff, by_channel: _Values
+    ) -> _ScaledKernel | None:
+        """Return the two kernels of a pair; None where steps so coarse prove nothing."""
+        import numpy as np
+
+        values = rows.pair(change)
+        own, folded = map(by_channel, values)
+        steps = rows.rounding(change, values[1]).reshape(-1)
+        rounding = by_channel(np.broadcast_to(steps, own.size))
+        squares = (own * own).sum(axis=0)
+        with np.errstate(all="ignore"):
+            factors = (own * folded).sum(axis=0) / squares
+            noise = (rounding * np.abs(own)).sum(axis=0) / squares
+            known = (squares > 0) & (noise <= _RESOLVED * np.abs(factors))
+        if 2 * np.count_nonzero(known) < np.count_nonzero(squares):
+            return None
+        is_rounded = bool(rows.rounded_to(change))
+        return cls(own, folded, rounding, factors, noise, known, is_rounded)
+
+    def epsilon_of(self, norm: Norm) -> float | None:
+        """Return the epsilon with which the factors are those of a norm; None where they are not.
+
+        All values are looked at where the factors of the channels fit, and so of one norm mostly.
         """
-        rows: dict[bytes, list[int]] = {}
-        for row, values in self.rows.alone_up_to(side, _MAX_NEGATED):
-            if values.min() < values.max():
-                rows.setdefault(sha256(changed(values).tobytes()).digest(), []).append(row)
-        return rows
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            epsilons = (norm.gamma / self.factors) ** 2 - norm.variance
+        told = epsilons[np.isfinite(epsilons)]
+        if not told.size:
+            return None
+        for epsilon in _epsilons(float(np.median(told)), is_rounded=self.is_rounded):
+            factor = norm.factor(epsilon)
+            allowed = _AGREED * np.abs(factor) + self.noise
+            unlike = np.abs(factor - self.factors)[self.known] > allowed[self.known]
+            if not unlike.any() and _is_explained(self.own * factor, self.folded, self.rounding):
+                return epsilon
+        return None
+
+
+def _is_explained(expected: Array, folded: Array, rounding: Array) -> bool:
+    """Whether values are those expected, but for float32 and for how they were rounded after it."""
+    import numpy as np
+
+    gap = np.abs(folded - expected)
+    if not rounding.any():
+        return bool((gap <= EXACT * np.abs(expected).max(axis=0, initial=0.0)).all())
+    return bool((gap <= rounding + EXACT * np.abs(expected)).all())
 
 
 def _epsilons(estimate: float, *, is_rounded: bool) -> Iterator[float]:

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit.operations.diff.compared_sides import Numbers, NumbersOfSides
+from ckptkit.dtypes import numpy_dtype
+from ckptkit.operations.diff.carried_store import CarriedStore
+from ckptkit.operations.diff.compared_sides import SHORT_FLOATS, Numbers, NumbersOfSides
+from ckptkit.operations.diff.deployed import HALF_STEP, steps_of
 from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.operations.statistics import is_numeric
 from ckptkit.stores.base import Store
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 IN_SHIFT = ("beta", "mean")
 EXACT = 1e-5  # of the largest value of a channel: float32 products in another order
 _MAX_KEPT = 1 << 20  # elements of vectors, which are compared with many others
+_HEAD = 1024  # elements of a tensor, by which another is found that is like it
 
 Stores = tuple[Store, Store]
 
@@ -45,11 +49,14 @@ class Norm(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """A normalisation that a kernel took over.  is_rounded: to the steps of integers."""
+    """A normalisation that a kernel took over.
+
+    rounded_to: what its values were rounded to after that, in words; "" where they were not.
+    """
 
     norm: Norm
     epsilon: float
-    is_rounded: bool
+    rounded_to: str
 
 
 @dataclass
@@ -102,7 +109,38 @@ class DeployedRows:
         )
         return (old, new) if self.deployed else (new, old)
 
-    def stored(self, change: TensorDiff) -> Numbers | None:
+    def rounded_to(self, change: TensorDiff) -> str:
+        """Return what the values of the deployed graph were rounded to; "" where they were not."""
+        if self._stored(change) is not None:
+            return "the nearest step"
+        side, store = (change.old, change.new)[self.deployed], self.stores[self.deployed]
+        if side is None:
+            return ""
+        file = store.stored if isinstance(store, CarriedStore) else store
+        assert file is not None
+        dtype = file.specs[side.spec.key].dtype
+        return dtype if dtype in SHORT_FLOATS else ""
+
+    def rounding(self, change: TensorDiff, values: Array) -> Array:
+        """Return by how much rounding may have moved each of the deployed graph's values, or all.
+
+        values: these, of which the steps between short floats follow.
+        """
+        import numpy as np
+
+        half: Array = np.zeros(1)
+        dtype = self.rounded_to(change)
+        stored = self._stored(change)
+        if stored is not None:
+            half = HALF_STEP * steps_of(stored)
+        elif dtype:
+            with np.errstate(all="ignore"):
+                short = np.abs(values).astype(numpy_dtype(dtype))
+                next_ = np.nextafter(short, short.dtype.type(np.inf))
+                half = HALF_STEP * (next_ - short).astype(np.float64)
+        return half
+
+    def _stored(self, change: TensorDiff) -> Numbers | None:
         """Return the integers of the deployed graph, if it has integers."""
         side = (change.old, change.new)[self.deployed]
         return self.numbers[self.deployed].get(side.spec.key) if side is not None else None
@@ -123,11 +161,15 @@ class DeployedRows:
         for row in self.alone_rows(side, size):
             yield row, self.vector(row)
 
-    def alone_up_to(self, side: int, size: int) -> Iterator[tuple[int, Array]]:
-        """Yield the rows of one side alone of up to so many elements that the other has too."""
+    def heads_alone(self, side: int, size: int) -> Iterator[tuple[int, Array]]:
+        """Yield the rows of one side alone of up to so many elements that the other has too.
+
+        Each with the first of its values.
+        """
         for its, count in self._alone:
             if its == side and 0 < count <= size and (1 - side, count) in self._alone:
-                yield from self.alone(side, count)
+                for row in self.alone_rows(side, count):
+                    yield row, self._read(row, side, min(count, _HEAD))
 
     def vector(self, row: int) -> Array:
         """Return the values of the only side that has them, in one row; kept where they are few."""
@@ -139,12 +181,12 @@ class DeployedRows:
             self._elements_kept += values.size
         return values
 
-    def _read(self, row: int, side: int) -> Array:
+    def _read(self, row: int, side: int, stop: int | None = None) -> Array:
         import numpy as np
 
         tensor = (self.found[row].old, self.found[row].new)[side]
         assert tensor is not None
-        return self.stores[side].read(tensor.spec.key).astype(np.float64)
+        return self.stores[side].read(tensor.spec.key, 0, stop).astype(np.float64)
 
 
 def _owner(name: str) -> str:

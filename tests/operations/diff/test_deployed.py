@@ -272,6 +272,11 @@ def test_a_conversion_to_float16() -> None:
     assert kernel.delta is not None
     gap = np.abs(values.astype("float16").astype("float32") - values).max()
     assert kernel.delta.max_abs == pytest.approx(float(gap))
+    hints = told(found)
+    rounded = ", each value rounded to float16"
+    assert hints["up/kernel"][1].startswith("up_norm is folded into it: each channel times gamma")
+    assert hints["up/kernel"][1].endswith(rounded)
+    assert hints["up/bias"][1] == f"up_norm is folded into it{rounded}"
 
 
 @pytest.mark.parametrize("bits", [8, 2])
@@ -365,6 +370,28 @@ def test_a_bias_in_the_layer_behind_it(tmp_path: Path) -> None:
     hints = hints_of(tmp_path, model, graph)
     assert hints["dense/bias"] == "first/bias is folded into it, times dense/kernel"
     assert hints["first/bias"] == "folded into dense/bias"
+
+
+def test_a_bias_in_two_layers_behind_it(tmp_path: Path) -> None:
+    other = np.random.default_rng(7).normal(size=(4, 2))
+    model = {name: MODEL[name] for name in ("first/bias", "dense/kernel", "dense/bias")}
+    model |= {"other/kernel": other, "other/bias": np.ones(2)}
+    graph = {name: model[name] for name in model if name != "first/bias"}
+    for layer in ("dense", "other"):
+        added = model["first/bias"] @ model[f"{layer}/kernel"]
+        graph[f"{layer}/bias"] = model[f"{layer}/bias"] + added
+    hints = hints_of(tmp_path, model, graph)
+    assert hints["other/bias"] == "first/bias is folded into it, times other/kernel"
+    assert hints["first/bias"] == "folded into dense/bias, other/bias"
+
+
+def test_large_slopes_are_looked_at_to_the_end(tmp_path: Path) -> None:
+    slopes = np.random.default_rng(8).normal(size=(70_000,))
+    hints = hints_of(tmp_path, {"alpha": slopes}, {"other": -slopes})
+    assert hints == {"alpha": "other, negated", "other": "the negative of alpha"}
+    changed = slopes.copy()
+    changed[-1] *= 2
+    assert not any(hints_of(tmp_path, {"alpha": slopes}, {"other": -changed}).values())
 
 
 def test_what_proves_nothing_is_not_told(tmp_path: Path) -> None:
