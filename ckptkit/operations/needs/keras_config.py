@@ -264,7 +264,7 @@ class ConfigReader:
                     f"{list_text(unresolved, 3)}"
                 )
                 yield Need("graph", "calls of layers", reason, where=f"{place}.config.layers")
-            operations = [] if not self.by_name else _operations(layers)
+            operations = [] if not self.by_name else _operations(layers, self.api)
             if operations:
                 reason = f"Keras {self.api.version} takes operations for layers in an HDF5 file: "
                 reason += list_text(operations, 3)
@@ -389,17 +389,24 @@ def _is_reference(value: Any) -> bool:
     )
 
 
-def _operations(layers: list[Any]) -> list[str]:
-    """Return operations on numbers (`x + 3.0`), which an HDF5 file calls as layers are called.
+def _operations(layers: list[Any], api: KerasApi) -> list[str]:
+    """Return operations (`x + 3.0`, `x + y`), which an HDF5 file calls as layers are called.
 
-    It has the name of the class alone (`Add`), which is a layer's, and a layer takes tensors.
+    It has the name of the class alone (`Add`), which is a layer's, and a layer takes tensors, one
+    or a list of them.  An operation has none of the settings that all layers have.
     """
     found = []
     for layer in layers:
         nodes = layer.get("inbound_nodes") if isinstance(layer, Mapping) else None
         for node in nodes if isinstance(nodes, list) else []:
             given = node.get("args") if isinstance(node, Mapping) else None
-            if isinstance(given, list) and any(isinstance(item, int | float) for item in given):
+            if not isinstance(given, list):
+                continue
+            settings = layer.get("config")
+            is_layer = not isinstance(settings, Mapping) or {"trainable", "dtype"} & settings.keys()
+            is_called_so = api.path(f"keras.layers.{layer.get('class_name')}") is not None
+            has_several = len(given) > 1 and is_called_so and not is_layer
+            if has_several or any(isinstance(item, int | float) for item in given):
                 found.append(str(layer.get("name")))
     return found
 

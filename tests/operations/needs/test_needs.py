@@ -486,6 +486,28 @@ def test_bfloat16_in_hdf5_is_read_by_no_keras(tmp_path: Path) -> None:
     assert half.dtype == "bfloat16"  # of two bytes, Keras has no other that HDF5 lacks
 
 
+@pytest.mark.parametrize("is_operation", [True, False])
+def test_a_sum_of_two_tensors_is_taken_for_a_layer_in_hdf5(
+    tmp_path: Path, is_operation: bool
+) -> None:
+    """`x + y` has the class name of the layer `Add`, which takes a list of tensors."""
+    import h5py
+
+    path = tmp_path / "m.h5"
+    path.write_bytes((GOLDEN / "tf2.21.0/files_nested/model.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        layers = config["config"]["layers"]
+        (tensor,) = (a for a in layers[-1]["inbound_nodes"][0]["args"] if isinstance(a, dict))
+        settings = {"name": "add"} if is_operation else {"name": "add", "trainable": True}
+        given = [tensor, tensor] if is_operation else [[tensor, tensor]]
+        nodes: list[Any] = [{"args": given, "kwargs": {}}]
+        layer = {"class_name": "Add", "name": "add", "config": settings, "inbound_nodes": nodes}
+        layers.append(layer)
+        file.attrs["model_config"] = json.dumps(config)
+    assert (LOADS_3 in opened(path, KERAS_3)) == (not is_operation)
+
+
 @pytest.mark.parametrize("is_built_so", [True, False])
 def test_weights_of_a_layer_that_became_float8_are_in_another_order(
     tmp_path: Path, is_built_so: bool
