@@ -19,7 +19,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
-from ckptkit.checkpoint.name_extensions import is_integer
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import ObjectPaths, path_cost
 from ckptkit.checkpoint.object_state import ObjectRole, ObjectVariable, infer_object_roles
@@ -289,9 +288,7 @@ class _Namer:
             return "table" if leaf.attribute.endswith(("-keys", "-values")) else "config"
         slot = self.slots.get(leaf.node)
         if slot and leaf.node not in self.trained:
-            spec = self.specs[leaf.key]
-            # Adafactor of Keras 2 has an integer 0 where a variable has no factors.
-            return "config" if spec.shape == () and is_integer(spec) else slot.role
+            return slot.role
         if leaf.node in self.metrics:
             return "metric"
         if leaf.node in self.trained:
