@@ -22,7 +22,14 @@ from ckptkit.align.name_tree import is_dotted, slashed, without_counters
 from ckptkit.align.numbered_names import NameMatches, match_names
 from ckptkit.align.rules import Rule, apply_rules
 from ckptkit.align.slots import slots_of
-from ckptkit.align.types import PATH_SUFFIX, Alignment, Ambiguity, Match, TensorSet
+from ckptkit.align.types import (
+    PATH_SUFFIX,
+    Alignment,
+    Ambiguity,
+    Match,
+    TensorSet,
+    unique_contents,
+)
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import KerasStructure
 from ckptkit.text import lazy_pattern
@@ -118,15 +125,7 @@ class Aligner:
     @cached_property
     def _by_content(self) -> tuple[dict[str, str], dict[str, str]]:
         """The keys whose values one tensor of either side has: {old key: new key}, and back."""
-        groups: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
-        for at, side in enumerate((self.old, self.new)):
-            for key in side.keys:
-                content = side.content(key)
-                if content is not None:
-                    groups.setdefault(content, ([], []))[at].append(key)
-        pairs = {
-            left[0]: right[0] for left, right in groups.values() if len(left) == len(right) == 1
-        }
+        pairs = unique_contents(self.old.contents(), self.new.contents())
         return pairs, {new: old for old, new in pairs.items()}
 
     def _confirmed(self, left: str, right: str) -> bool:

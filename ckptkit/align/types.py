@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -24,6 +25,7 @@ class TensorSet:
 
     specs, names: of all keys.  digests: crc32c of the values by key, where known beyond the index.
     constants: keys whose elements are all equal, where known beyond the index.
+    by_chance: keys whose checksums others have by chance.
     structure: what the file says of objects and their order, beyond names.
     """
 
@@ -31,6 +33,7 @@ class TensorSet:
     names: Mapping[str, Naming]
     digests: Mapping[str, int] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
+    by_chance: frozenset[str] = frozenset()
     structure: Structure = None
 
     @cached_property
@@ -121,12 +124,47 @@ class TensorSet:
             return self.digests.get(key)
         return self.digests.get(key, spec.crc32c)
 
-    def content(self, key: str) -> tuple[object, ...] | None:
+    def content(self, key: str) -> Content | None:
         """Return what equal tensors share; None for constants and where nothing is known."""
-        spec, digest = self.specs[key], self.digest(key)
-        if digest is None or spec.size <= 1 or key in self.constants or _is_constant(spec, digest):
+        if key in self.constants or key in self.by_chance:
             return None
-        return spec.dtype, spec.shape, digest
+        return content_of(self.specs[key], self.digest(key))
+
+    def contents(self) -> Iterator[tuple[str, Content | None]]:
+        """Yield the keys that take part, and the content of each."""
+        return ((key, self.content(key)) for key in self.keys)
+
+
+Content = tuple[str, tuple[int, ...], int]
+"""What equal tensors share: dtype, shape and crc32c."""
+
+
+def content_of(spec: TensorSpec, digest: int | None) -> Content | None:
+    """Return what equal tensors share; None for constants and where no digest is known."""
+    if digest is None or spec.size <= 1 or digest in constant_digests(spec.dtype, spec.nbytes):
+        return None
+    return spec.dtype, spec.shape, digest
+
+
+def unique_contents(
+    old: Iterable[tuple[str, Content | None]], new: Iterable[tuple[str, Content | None]]
+) -> dict[str, str]:
+    """Return {key of OLD: key of NEW} for contents that one tensor of either side has."""
+    groups: dict[Content, tuple[list[str], list[str]]] = {}
+    for at, side in enumerate((old, new)):
+        for key, content in side:
+            if content is not None:
+                groups.setdefault(content, ([], []))[at].append(key)
+    return {left[0]: right[0] for left, right in groups.values() if len(left) == len(right) == 1}
+
+
+def may_be_chance(found: int, changed: int) -> bool:
+    """Whether so many pairs of equal checksums of 32 bits are what chance gives.
+
+    Of a hundred thousand tensors that changed, two or three have the checksum of another.
+    """
+    expected = changed * changed / (1 << 32)
+    return found <= expected + 5 * math.sqrt(expected)
 
 
 # What a pairing may rest on; `basis` says which of these a piece of evidence is.
@@ -186,11 +224,6 @@ class Alignment:
     only_right: tuple[str, ...]
     ambiguous: tuple[Ambiguity, ...] = ()
     unused_rules: tuple[str, ...] = ()
-
-
-def _is_constant(spec: TensorSpec, digest: int) -> bool:
-    """Whether the checksum is that of all zeros or all ones."""
-    return digest in constant_digests(spec.dtype, spec.nbytes)
 
 
 @lru_cache(maxsize=4096)

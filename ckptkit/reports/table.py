@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain, islice
+from typing import NamedTuple
 
 from ckptkit.reports.fitting import GAP, Fit, Table, fitted
 from ckptkit.reports.screen import folded, painted, screen
@@ -55,12 +56,9 @@ def render(
         return
     align = align or ["left"] * len(headers)
     if fmt == "table":
-        if screen().width is None and len(rows) > _KEPT_ROWS and len(headers) > 1:
-            yield from _streamed(rows, headers, align)
-            return
-        table = laid_out(rows, headers, align, fit)
+        table = parts(rows, len(rows), headers, align, fit)
         yield from folded(table.above)
-        yield from padded(table)
+        yield from table.body
         yield from folded(painted(line, "note") for line in table.below)
         return
     cells = [[_cell(cell) for cell in row] for row in rows]
@@ -106,20 +104,38 @@ def table_html(
     yield "</tbody></table>"
 
 
-def laid_out(
-    rows: Sequence[Sequence[object]],
+class TableLines(NamedTuple):
+    """The lines of a table: the heading first in the body."""
+
+    above: Sequence[str]
+    body: Iterator[str]
+    below: Sequence[str]
+
+
+def parts(
+    rows: Iterable[Sequence[object]],
+    count: int,
     headers: Sequence[str],
     align: Sequence[str],
     fit: Fit | None = None,
-) -> Table:
-    """Return a table as it is printed: safe cells, and no wider than the screen."""
+) -> TableLines:
+    """Return a table as it is printed: safe cells, and no wider than the screen.
+
+    All rows are made before the first line of the body.
+
+    rows: looked at once.  count: how many there are.  fit: as `render` has it.
+    """
+    width = screen().width
+    if width is None and count > _KEPT_ROWS and len(headers) > 1:
+        return TableLines((), _streamed(rows, headers, align), ())
     cells = [[_cell(cell) for cell in row] for row in rows]
     table = Table(list(headers), cells, list(align))
-    width = screen().width
-    return table if width is None else fitted(table, width, fit or Fit())
+    if width is not None:
+        table = fitted(table, width, fit or Fit())
+    return TableLines(table.above, _padded(table), table.below)
 
 
-def padded(table: Table) -> Iterator[str]:
+def _padded(table: Table) -> Iterator[str]:
     """Yield the heading and the rows, as tabulate's "plain" format would print them.
 
     Importing tabulate takes as long as all the rest of `ls`, and formatting 100,000 rows four
@@ -135,7 +151,7 @@ def padded(table: Table) -> Iterator[str]:
 
 
 def _streamed(
-    rows: Sequence[Sequence[object]], headers: Sequence[str], align: Sequence[str]
+    rows: Iterable[Sequence[object]], headers: Sequence[str], align: Sequence[str]
 ) -> Iterator[str]:
     """Yield the same of many rows, which are kept in little memory until all widths are known.
 

@@ -43,6 +43,7 @@ _STATISTICS = Columns(
 )
 _LAYOUTS = {"short": _SHORT, "patterns": _SHORT, "long": _LONG, "values": _STATISTICS}
 _NUMBER = lazy_pattern(r"\d{1,18}")  # int() refuses thousands of digits
+_AROUND_NUMBERS = lazy_pattern(r"(\d{1,18})")
 
 
 def columns(layout: str) -> Columns:
@@ -225,8 +226,8 @@ def _pattern_rows(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
     groups: dict[tuple[object, ...], list[Tensor]] = {}
     for tensor in tensors:
         spec, naming = tensor
-        template = _NUMBER.sub("#", naming.name)
-        group = template, spec.dtype, spec.shape, naming.role, bool(naming.duplicate_of)
+        of = spec.dtype, spec.shape, naming.role, bool(naming.duplicate_of)
+        group = template(naming.name), *of
         groups.setdefault(group, []).append(tensor)
     rows = []
     for members in groups.values():
@@ -234,27 +235,47 @@ def _pattern_rows(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
         if len(members) == 1:
             rows.append(first)
             continue
-        name = f"{pattern([t.naming.name for t in members])} ×{len(members)}"
+        name = NamePattern()
+        for tensor in members:
+            name.add(tensor.naming.name)
         params = sum(t.spec.size for t in members)
         nbytes = sum(t.spec.nbytes for t in members)
         role = members[0].naming.role + (" (repeated)" if members[0].naming.duplicate_of else "")
-        rows.append((name, first[1], first[2], params, nbytes, role))
+        rows.append((f"{name.text()} ×{len(members)}", *first[1:3], params, nbytes, role))
     return rows
 
 
-def pattern(names: Sequence[str]) -> str:
-    """Return names that differ in their numbers as one: `layer{0-11}/kernel`."""
-    texts = _NUMBER.split(names[0])
-    columns = zip(*(_NUMBER.findall(name) for name in names), strict=True)
-    parts = [texts[0]]
-    for numbers, text in zip(columns, texts[1:], strict=True):
-        parts += [_range(sorted({int(number) for number in numbers}, key=int), numbers), text]
-    return "".join(parts)
+def template(name: str) -> str:
+    """Return what names have in common that differ in their numbers."""
+    return _NUMBER.sub("#", name)
 
 
-def _range(values: Sequence[int], numbers: Sequence[str]) -> str:
-    if len(values) == 1:
-        return numbers[0]
+class NamePattern:
+    """Names of one template as one: `layer{0-11}/kernel`."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []  # texts, and numbers between them
+        self._numbers: list[set[int]] = []
+
+    def add(self, name: str) -> None:
+        """Take one more name."""
+        parts = _AROUND_NUMBERS.split(name)
+        if not self._first:
+            self._first = parts
+            self._numbers = [set() for _ in parts[1::2]]
+        for numbers, text in zip(self._numbers, parts[1::2], strict=True):
+            numbers.add(int(text))
+
+    def text(self) -> str:
+        """Return the one name; a range or the first few numbers where names differ."""
+        parts = list(self._first)
+        for at, numbers in enumerate(self._numbers):
+            if len(numbers) > 1:
+                parts[2 * at + 1] = _range(sorted(numbers))
+        return "".join(parts)
+
+
+def _range(values: Sequence[int]) -> str:
     if values[-1] - values[0] == len(values) - 1:
         return f"{{{values[0]}-{values[-1]}}}"
     shown = ",".join(map(str, values[:4]))

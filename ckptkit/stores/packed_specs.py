@@ -8,6 +8,7 @@ shapes repeat, and are kept once.  Fewer tensors are kept as they are, which tak
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import partial
 from itertools import repeat
@@ -18,7 +19,7 @@ from ckptkit.stores.packed_texts import PackedTexts
 _MOST = (1 << 63) - 1  # an offset that an array holds
 Form = tuple[str, tuple[int, ...], int, int | None]
 """What many tensors have in common: dtype, shape, bytes, shard."""
-_NO_FORM: Form = "", (), 0, None
+_Columns = tuple[list[str], list[tuple[int, ...]], list[int], list[int | None]]
 # Makes a spec of all its fields in order, without a call of Python's.
 _spec: Callable[[Iterable[object]], TensorSpec] = partial(tuple.__new__, TensorSpec)
 
@@ -32,11 +33,17 @@ class PackedSpecs(Mapping[str, TensorSpec]):
     def __init__(self) -> None:
         self.keys_in_order = PackedTexts()
         self.forms: list[Form] = []
-        self._nbytes: list[int] = []  # of each form
+        self._columns: _Columns = (
+            [""],
+            [()],
+            [0],
+            [None],
+        )  # of each form; of rows that have none, the last
         self._numbers: dict[Form, int] = {}
         self.form_of = array("i")  # of each row, an index into `forms`; -1: its spec is kept whole
         self._offset = array("q")
         self._crc32c = array("q")  # -1: none
+        self._lacking = 0  # rows without a checksum
         self._whole: dict[int, TensorSpec] = {}
 
     def add(self, spec: TensorSpec) -> None:
@@ -71,7 +78,11 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         if number is None:
             number = self._numbers[form] = len(self.forms)
             self.forms.append(form)
-            self._nbytes.append(nbytes)
+            dtypes, shapes, sizes, shards = self._columns
+            dtypes.insert(-1, dtype)
+            shapes.insert(-1, shape)
+            sizes.insert(-1, nbytes)
+            shards.insert(-1, shard)
         return number
 
     def extend(
@@ -89,6 +100,7 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         self.form_of.extend(forms)
         self._offset.extend(offsets)
         self._crc32c.extend(crc32cs)
+        self._lacking += crc32cs.count(-1)
 
     def replace(self, row: int, spec: TensorSpec) -> None:
         """Put a spec in the place of another of its key."""
@@ -114,8 +126,8 @@ class PackedSpecs(Mapping[str, TensorSpec]):
 
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield the offset of each row and how many bytes it has; -1: it lies in no one place."""
-        nbytes = [*self._nbytes, 0]
-        places = zip(self._offset, map(nbytes.__getitem__, self.form_of), strict=True)
+        sizes = map(self._columns[2].__getitem__, self.form_of)
+        places = zip(self._offset, sizes, strict=True)
         if not self._whole:
             return places
         return (
@@ -125,7 +137,7 @@ class PackedSpecs(Mapping[str, TensorSpec]):
 
     def some_places(self, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Yield the offset of some rows, all of which have a form, and how many bytes each has."""
-        sizes = map(self._nbytes.__getitem__, map(self.form_of.__getitem__, rows))
+        sizes = map(self._columns[2].__getitem__, map(self.form_of.__getitem__, rows))
         return zip(map(self._offset.__getitem__, rows), sizes, strict=True)
 
     def checksums(self, rows: Sequence[int]) -> Iterator[int]:
@@ -158,6 +170,14 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         """Yield the rows whose specs have nothing in common with others, and these."""
         return iter(self._whole.items())
 
+    def count_forms(self, rows: Sequence[int]) -> Mapping[Form, int]:
+        """Return how many of some rows have what in common."""
+        counts = Counter(map(self.form_of.__getitem__, rows))
+        whole = [row for row in rows if self.form_of[row] < 0] if counts.pop(-1, 0) else []
+        found = Counter({self.forms[form]: count for form, count in counts.items()})
+        found.update(self._whole[row][1:5] for row in whole)
+        return found
+
     def kinds(self) -> Iterator[Form]:
         """Yield what tensors have in common; the same may come more than once."""
         yield from self.forms
@@ -185,9 +205,7 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         crc32c: Iterable[int],
     ) -> Iterator[TensorSpec]:
         """Put the specs of rows together from what each has of its own."""
-        dtype, shape, nbytes, shard = (
-            map(column.__getitem__, form_of) for column in zip(*self.forms, _NO_FORM, strict=True)
-        )
+        dtype, shape, nbytes, shard = (map(column.__getitem__, form_of) for column in self._columns)
         sums, none = self._sums(crc32c), repeat(())
         specs = map(_spec, zip(keys, dtype, shape, nbytes, shard, offset, sums, none))  # noqa: B905
         if not self._whole:
@@ -197,10 +215,9 @@ class PackedSpecs(Mapping[str, TensorSpec]):
 
     def _sums(self, crc32c: Iterable[int]) -> Iterable[int | None]:
         """Return checksums as specs have them."""
-        lacking = self._crc32c.count(-1)
-        if not lacking:
+        if not self._lacking:
             return crc32c
-        if lacking == len(self):
+        if self._lacking == len(self):
             return repeat(None)
         return (None if crc < 0 else crc for crc in crc32c)
 

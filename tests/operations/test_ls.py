@@ -14,7 +14,7 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import ChecksumError, UsageError
-from ckptkit.reports.tensor_rows import pattern
+from ckptkit.reports.tensor_rows import NamePattern
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
@@ -372,7 +372,10 @@ def test_patterns_keep_apart_what_differs(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_patterns(found: list[str], text: str) -> None:
-    assert pattern(found) == text
+    pattern = NamePattern()
+    for name in found:
+        pattern.add(name)
+    assert pattern.text() == text
 
 
 def test_tree(layers: Path) -> None:

@@ -174,13 +174,15 @@ class _WeightsComparison:
             result = self._of_twins(roles, names)
             if result is not None:
                 return result
+        by_value = self.mode == "values"
         sides, self.stores, layout_warnings, self.numbers = in_one_layout(
-            checkpoints, rules, by_value=self.mode == "values"
+            checkpoints, rules, by_value=by_value
         )
         self.specs = _of_stored_dtypes(sides[0], self.old), _of_stored_dtypes(sides[1], self.new)
         self.names = _stored_names(sides[0], self.old), _stored_names(sides[1], self.new)
+        sides = checksums.without_chance(sides, self.stores if by_value else None)
         alignment = align(*sides, rules, content=self.mode == "quick")
-        if self.mode == "values":
+        if by_value:
             known = checksums.with_digests_of_doubtful(alignment, sides, self.stores)
             if known[0] is not sides[0] or known[1] is not sides[1]:
                 sides = known
@@ -201,7 +203,7 @@ class _WeightsComparison:
         # The values, and then the order in which people read: weights first, names by number.
         changes = self._compare(changes)
         files = self.old.store, self.new.store
-        if self.mode == "values" and any(isinstance(file, StoreOfConstants) for file in files):
+        if by_value and any(isinstance(file, StoreOfConstants) for file in files):
             from ckptkit.operations.diff.folded import with_folded  # here, since few are graphs
 
             changes = with_folded(changes, files, self.stores, self.numbers)
@@ -220,8 +222,8 @@ class _WeightsComparison:
             beside.differences,
             beside.compared,
             self.config,
-            kind_of_change(changes, self.stores, beside.tree) if self.mode == "values" else None,
-            self.stores if self.mode == "values" else (),
+            kind_of_change(changes, self.stores, beside.tree) if by_value else None,
+            self.stores if by_value else (),
         )
 
     def _of_twins(self, roles: Sequence[str], names: Sequence[str]) -> DiffResult | None:
@@ -250,6 +252,7 @@ class _WeightsComparison:
             found.left_out,
             found.warnings,
             kind=found.kind,
+            stores=self.stores if self.mode == "values" else (),
         )
 
     def _beside(self, changes: Sequence[TensorDiff]) -> Beside:
@@ -328,7 +331,8 @@ class _WeightsComparison:
                 _contents(change, comparison)
                 for change, comparison in zip(comparable_changes, comparisons, strict=True)
                 if comparison.delta.n_diff and change.same_type
-            ]
+            ],
+            *self.stores,
         )
         return others + [
             self._with_verdict(change, comparison.delta, swaps.get(change.name))
@@ -432,7 +436,7 @@ def _names_of(change: TensorDiff) -> tuple[str, ...]:
 
 
 def _contents(change: TensorDiff, comparison: TensorComparison) -> hints.ContentChange:
-    spec = change.some.spec
-    return hints.ContentChange(
-        change.name, spec.dtype, spec.shape, spec.nbytes, comparison.old_crc, comparison.new_crc
-    )
+    assert change.old is not None and change.new is not None
+    key, dtype, shape, nbytes, *_rest = change.old.spec
+    keys, crcs = (key, change.new.spec.key), (comparison.old_crc, comparison.new_crc)
+    return hints.ContentChange(change.name, *keys, dtype, shape, nbytes, *crcs)

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptkit.align.matching import Alignment, TensorSet
-from ckptkit.align.types import basis
+from ckptkit.align.types import basis, may_be_chance, unique_contents
 from ckptkit.compare.spans import extend_crc
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
+from ckptkit.operations.diff.hints import values_moved
 from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.stores.archive_checksums import ArchiveChecksums
 from ckptkit.stores.base import TensorSpec
@@ -19,6 +20,34 @@ from ckptkit.stores.base import TensorSpec
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
     from ckptkit.stores.base import Store
+
+
+def without_chance(
+    sides: tuple[TensorSet, TensorSet], stores: tuple[Store, Store] | None
+) -> tuple[TensorSet, TensorSet]:
+    """Return both sides without the contents that tensors of other keys have by chance.
+
+    stores: where values may be read, which tell; else their number does.
+    """
+    old, new = sides
+    pairs = unique_contents(old.contents(), new.contents())
+    moved = [
+        (left, right)
+        for left, right in pairs.items()
+        if left != right and left in new.specs and right in old.specs
+    ]
+    if not moved:
+        return sides
+    if stores is not None:
+        equal = set(values_moved(*stores, moved))
+        moved = [pair for pair in moved if pair not in equal]
+    elif not may_be_chance(
+        len(moved),
+        sum(key in new.specs and old.digest(key) != new.digest(key) for key in old.keys),
+    ):
+        return sides
+    keys = [frozenset(keys) for keys in zip(*moved, strict=True)] or [frozenset(), frozenset()]
+    return replace(old, by_chance=keys[0]), replace(new, by_chance=keys[1])
 
 
 def with_digests(

@@ -7,7 +7,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.align.matching import constant_digests
-from ckptkit.compare.tensors import Delta
+from ckptkit.compare.tensors import Delta, Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.errors import UnsupportedError
 from ckptkit.stores.base import shaped
@@ -24,6 +24,8 @@ class ContentChange(NamedTuple):
     """The values of one changed pair by checksum: those of OLD, and those of NEW."""
 
     name: str
+    old_key: str
+    new_key: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
@@ -130,21 +132,46 @@ def _moved_axis(old: Array, new: Array) -> str:
     return ""
 
 
-def swapped(contents: Sequence[ContentChange]) -> Mapping[str, str]:
-    """Return {name: hint} for changed tensors that now hold what another one held."""
+def swapped(contents: Sequence[ContentChange], old: Store, new: Store) -> Mapping[str, str]:
+    """Return {name: hint} for changed tensors that now hold what another one held before."""
     by_old_content: dict[tuple[object, ...], list[ContentChange]] = {}
     for content in contents:
         if content.old_crc not in constant_digests(content.dtype, content.nbytes):
             key = content.dtype, content.shape, content.old_crc
             by_old_content.setdefault(key, []).append(content)
-    hints: dict[str, str] = {}
+    held: list[tuple[ContentChange, ContentChange]] = []
+    keys: dict[tuple[str, str], None] = {}
     for content in contents:
         matches = by_old_content.get((content.dtype, content.shape, content.new_crc), [])
         if len(matches) != 1 or matches[0].name == content.name:
             continue
         owner = matches[0]
+        held.append((owner, content))
+        keys[owner.old_key, content.new_key] = None
         if owner.new_crc == content.old_crc:
+            keys[content.old_key, owner.new_key] = None
+    moved = set(values_moved(old, new, list(keys)))
+    hints: dict[str, str] = {}
+    for owner, content in held:
+        if (owner.old_key, content.new_key) not in moved:
+            continue
+        if (content.old_key, owner.new_key) in moved:
             hints[content.name] = f"contents swapped with {owner.name}"
         else:
             hints[content.name] = f"now holds what {owner.name} held before"
     return hints
+
+
+def values_moved(
+    old: Store, new: Store, keys: Sequence[tuple[str, str]]
+) -> Sequence[tuple[str, str]]:
+    """Return those keys of OLD and NEW of equal checksums whose values are equal, bit for bit.
+
+    Of many tensors two may have one checksum by chance.
+    """
+    pairs = [Pair(old, old_key, new, new_key, bitwise=True) for old_key, new_key in keys]
+    return [
+        pair
+        for pair, comparison in zip(keys, compare_all(pairs, None), strict=True)
+        if comparison.delta.equal
+    ]

@@ -15,12 +15,20 @@ checkpoint look the same, so that nothing says it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckptkit.compare.statistics import SIGNIFICAND_DIGITS
 from ckptkit.dtypes import kind, numpy_dtype
-from ckptkit.operations.diff.result import ChangesOnDemand, TensorDiff
+from ckptkit.operations.diff.result import (
+    STATUSES,
+    ChangesOnDemand,
+    TensorDiff,
+    forms_of,
+    of_statuses,
+    totals_of,
+)
 from ckptkit.stores.base import Store
 from ckptkit.text import count_text, list_text
 
@@ -34,7 +42,7 @@ _FEW = 3
 
 
 def kind_of_change(
-    changes: Iterable[TensorDiff], stores: tuple[Store, Store], tree: ConfigNode | None
+    changes: Sequence[TensorDiff], stores: tuple[Store, Store], tree: ConfigNode | None
 ) -> str | None:
     """Return one line on what kind of change this is; None where no kind is proven.
 
@@ -44,16 +52,13 @@ def kind_of_change(
         tree: the configuration, where both files have one and the same layers.
     """
     weights, changed = _weights_and_changed(changes)
-    floats = all(
-        side is not None and kind(side.spec.dtype) == "float"
-        for change in _each(changed)
-        for side in (change.old, change.new)
-    )
+    forms = forms_of(changed)
+    floats = all(kind(dtype) == "float" for side in forms for dtype, *_rest in side)
     if not changed or not floats:
         return None
-    if not all(c.status != "renamed" and c.delta is not None for c in _each(weights)):
+    if not isinstance(weights, ChangesOnDemand) and not all(map(_is_measured_pair, weights)):
         return None
-    if sum(change.some.spec.size for change in _each(changed)) <= MAX_READ:
+    if totals_of(changed)[0].elements <= MAX_READ:
         found = _by_values(changed, len(weights), stores)
         if found is not None:
             return found
@@ -61,14 +66,18 @@ def kind_of_change(
 
 
 def _weights_and_changed(
-    changes: Iterable[TensorDiff],
+    changes: Sequence[TensorDiff],
 ) -> tuple[Sequence[TensorDiff], Sequence[TensorDiff]]:
     """Return the weights, and those of them that are not equal."""
     if isinstance(changes, ChangesOnDemand):
-        weights = changes.of_weights()
-        return weights, weights.unequal()
-    kept = [change for change in changes if change.role == "weight"]
-    return kept, [change for change in kept if change.status != "equal"]
+        weights: Sequence[TensorDiff] = changes.of_weights()
+    else:
+        weights = [change for change in changes if change.role == "weight"]
+    return weights, of_statuses(weights, [status for status in STATUSES if status != "equal"])
+
+
+def _is_measured_pair(change: TensorDiff) -> bool:
+    return change.status != "renamed" and change.delta is not None
 
 
 def _each(changes: Sequence[TensorDiff]) -> Iterator[TensorDiff]:
@@ -194,17 +203,14 @@ def _drawn_anew(weights: Sequence[TensorDiff], stores: tuple[Store, Store]) -> s
 
     None where one of them is too small to tell, has kept its values, or is too large to be read.
     """
-    kernels: list[TensorDiff] = []
-    elements = 0
-    for change in _each(weights):
-        size = change.some.spec.size
-        if len(change.some.spec.shape) > 1:
-            kernels.append(change)
-            elements += size
-            is_changed = change.status != "equal" and change.same_type
-            if size < _LEAST_ELEMENTS or elements > MAX_READ or not is_changed:
-                return None
-    if len(kernels) < 2:
+    forms, _its = forms_of(weights)
+    sizes = [(math.prod(shape), n) for (_, shape, *_), n in forms.items() if len(shape) > 1]
+    if sum(n for _, n in sizes) < 2 or sum(size * n for size, n in sizes) > MAX_READ:
+        return None
+    if min(sizes)[0] < _LEAST_ELEMENTS:
+        return None
+    kernels = [change for change in _each(weights) if len(change.some.spec.shape) > 1]
+    if not all(change.status != "equal" and change.same_type for change in kernels):
         return None
     import numpy as np  # here, since large files that differ are measured without it
 

@@ -1,23 +1,21 @@
 """What comparing very many pairs of tensors by value comes to, in little memory.
 
 Of a pair that is equal a number is kept, since many have the same `Delta`; of one that differs, its
-fields as text, and a hint where there is one.
+numbers, packed, and a hint where there is one.
 """
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.compare.statistics import ElementTolerance
-from ckptkit.compare.tensors import Delta, Pair, Worst, compare_all
+from ckptkit.compare.tensors import Delta, Pair, compare_all
 from ckptkit.operations.diff import hints
+from ckptkit.operations.diff.packed_deltas import PackedDeltas
 from ckptkit.operations.tolerance_rules import choose
 
 if TYPE_CHECKING:
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
 PAIR_STATUSES = ("equal", "within", "changed")  # of a pair, by number
 EQUAL, WITHIN, CHANGED = range(len(PAIR_STATUSES))
 _TOGETHER = 1 << 13  # pairs that are handed over at once
-_FIELDS = [field.name for field in fields(Delta)]
-_WORST = _FIELDS.index("worst")
-_fields = attrgetter(*_FIELDS)
-_fields_of_worst = attrgetter(*(field.name for field in fields(Worst)))
 
 
 class PairValues:
@@ -45,10 +39,12 @@ class PairValues:
 
     def __init__(self, pairs: int) -> None:
         self.statuses = bytearray(pairs)
-        self._delta = array("i", bytes(4 * pairs))  # an index into `_equal`, or -1 - into `_packed`
+        self._delta = array(
+            "i", bytes(4 * pairs)
+        )  # an index into `_equal`, or -1 - into `_differing`
         self._equal: list[Delta] = []
         self._numbers: dict[Delta, int] = {}
-        self._packed: list[bytes | Delta] = []
+        self._differing = PackedDeltas()
         self._hints: dict[int, str] = {}
 
     def put(self, pair: int, delta: Delta, hint: str | None) -> None:
@@ -57,8 +53,8 @@ class PairValues:
             self._hints[pair] = hint
         if not delta.equal:
             self.statuses[pair] = WITHIN if delta.ok else CHANGED
-            self._packed.append(_packed(delta))
-            self._delta[pair] = -len(self._packed)
+            self._differing.append(delta)
+            self._delta[pair] = -len(self._differing)
             return
         number = self._numbers.get(delta)
         if number is None:
@@ -71,7 +67,7 @@ class PairValues:
         number = self._delta[pair]
         if number >= 0:
             return self._equal[number]
-        return _unpacked(self._packed[-1 - number])
+        return self._differing[-1 - number]
 
     def hints(self, pair: int) -> tuple[str, ...]:
         """Return what is said of the two beside the numbers."""
@@ -81,28 +77,6 @@ class PairValues:
     def put_hint(self, pair: int, hint: str) -> None:
         """Keep a hint on a pair, in the place of any other."""
         self._hints[pair] = hint
-
-
-def _packed(delta: Delta) -> bytes | Delta:
-    """Return the fields of numbers as text, and as they are where JSON has no such values."""
-    values = list(_fields(delta))
-    if delta.worst is not None:
-        values[_WORST] = _fields_of_worst(delta.worst)
-    try:
-        return json.dumps(values).encode()
-    except TypeError:  # of strings and complex numbers the worst
-        return delta
-
-
-def _unpacked(packed: bytes | Delta) -> Delta:
-    if isinstance(packed, Delta):
-        return packed
-    values = json.loads(packed)
-    worst = values[_WORST]
-    if worst is not None:
-        index, *values_of_worst = worst
-        values[_WORST] = Worst(tuple(index), *values_of_worst)
-    return Delta(*values)
 
 
 class ByValue(NamedTuple):
@@ -159,7 +133,7 @@ def compare_pairs(
             delta, crcs[0][number], crcs[1][number] = comparison
             found.put(number, delta, None if delta.ok else hints.order_hint(*pair[:4], delta))
     differing = [number for number in part if found.statuses[number] != EQUAL]
-    for number, hint in _swapped(differing, crcs, specs, names):
+    for number, hint in _swapped(differing, crcs, specs, names, stores):
         found.put_hint(number, hint)
     return found
 
@@ -169,6 +143,7 @@ def _swapped(
     crcs: tuple[array[int], array[int]],
     specs: PackedSpecs,
     names: PackedNames,
+    stores: tuple[Store, Store],
 ) -> Iterator[tuple[int, str]]:
     """Yield hints on pairs that differ, and now hold what another one held.
 
@@ -181,11 +156,12 @@ def _swapped(
     contents = {}
     for number in numbers:
         if before[number] in wanted or after[number] in wanted:
-            _key, dtype, shape, nbytes, *_rest = specs.at(number)
+            key, dtype, shape, nbytes, *_rest = specs.at(number)
+            its_name, its_crcs = names.at(number).name, (before[number], after[number])
             contents[number] = hints.ContentChange(
-                names.at(number).name, dtype, shape, nbytes, before[number], after[number]
+                its_name, key, key, dtype, shape, nbytes, *its_crcs
             )
-    found = hints.swapped([*contents.values()])
+    found = hints.swapped([*contents.values()], *stores)
     return (
         (number, found[content.name])
         for number, content in contents.items()

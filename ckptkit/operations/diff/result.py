@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -16,6 +17,7 @@ from ckptkit.compare.tensors import Delta
 from ckptkit.operations.diff.beside.result import ModelDifference
 from ckptkit.results import Document, Result
 from ckptkit.stores.base import Store
+from ckptkit.stores.packed_specs import Form
 from ckptkit.text import count_text, json_number
 
 SCHEMA = "ckptkit.diff/1"
@@ -87,12 +89,7 @@ class TensorDiff(Result):
 
 
 class ChangesOnDemand(Sequence[TensorDiff]):
-    """Changes of very many tensors, each of which is put together when it is asked for."""
-
-    @property
-    @abstractmethod
-    def differences(self) -> Sequence[TensorDiff]:
-        """Those that make the two files different."""
+    """Changes of very many pairs of tensors, each put together when it is asked for."""
 
     @property
     @abstractmethod
@@ -100,16 +97,38 @@ class ChangesOnDemand(Sequence[TensorDiff]):
         """How many there are of each status."""
 
     @abstractmethod
+    def forms(self) -> tuple[Mapping[Form, int], Mapping[Form, int]]:
+        """Return how many tensors there are of each dtype, shape and so on, of OLD and of NEW."""
+
+    @abstractmethod
     def of_weights(self) -> ChangesOnDemand:
         """Return those of weights."""
 
     @abstractmethod
-    def unequal(self) -> ChangesOnDemand:
-        """Return those whose status is not "equal"."""
+    def of_statuses(self, statuses: Container[str]) -> ChangesOnDemand:
+        """Return those that have one of some statuses."""
+
+    @abstractmethod
+    def at(self, places: Iterable[int]) -> ChangesOnDemand:
+        """Return those at some places, in that order."""
 
     @abstractmethod
     def in_any_order(self) -> Iterator[TensorDiff]:
         """Yield all of them; nothing is sorted for it."""
+
+
+def of_statuses(changes: Sequence[TensorDiff], statuses: Container[str]) -> Sequence[TensorDiff]:
+    """Return the changes that have one of some statuses."""
+    if isinstance(changes, ChangesOnDemand):
+        return changes.of_statuses(statuses)
+    return tuple(change for change in changes if change.status in statuses)
+
+
+def at_places(changes: Sequence[TensorDiff], places: Iterable[int]) -> Sequence[TensorDiff]:
+    """Return the changes at some places, in that order."""
+    if isinstance(changes, ChangesOnDemand):
+        return changes.at(places)
+    return [changes[place] for place in places]
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,9 +185,7 @@ class DiffResult(Document):
     @cached_property
     def differences(self) -> Sequence[TensorDiff]:
         """The changes that make the two files different."""
-        if isinstance(self.changes, ChangesOnDemand):
-            return self.changes.differences
-        return tuple(change for change in self.changes if change.is_difference)
+        return of_statuses(self.changes, DIFFERENT)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -210,15 +227,29 @@ class Totals(NamedTuple):
 
 def totals_of(changes: Sequence[TensorDiff]) -> tuple[Totals, Totals]:
     """Return how much took part, of OLD and of NEW."""
-    each = changes.in_any_order() if isinstance(changes, ChangesOnDemand) else changes
-    found = [0, 0, 0], [0, 0, 0]
-    for change in each:
-        for total, tensor in zip(found, (change.old, change.new), strict=True):
+    old, new = forms_of(changes)
+    return _total(old), _total(new)
+
+
+def forms_of(changes: Sequence[TensorDiff]) -> tuple[Mapping[Form, int], Mapping[Form, int]]:
+    """Return how many tensors there are of each dtype, shape and so on, of OLD and of NEW."""
+    if isinstance(changes, ChangesOnDemand):
+        return changes.forms()
+    found = Counter[Form](), Counter[Form]()
+    for change in changes:
+        for forms, tensor in zip(found, (change.old, change.new), strict=True):
             if tensor is not None:
-                total[0] += 1
-                total[1] += tensor.spec.size
-                total[2] += tensor.spec.nbytes
-    return Totals(*found[0]), Totals(*found[1])
+                forms[tensor.spec[1:5]] += 1
+    return found
+
+
+def _total(forms: Mapping[Form, int]) -> Totals:
+    tensors = elements = size = 0
+    for (_dtype, shape, nbytes, _shard), count in forms.items():
+        tensors += count
+        elements += count * math.prod(shape)
+        size += count * nbytes
+    return Totals(tensors, elements, size)
 
 
 @dataclass(frozen=True, slots=True)

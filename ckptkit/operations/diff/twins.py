@@ -8,19 +8,28 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
+from operator import add
 from typing import NamedTuple, overload
 
 from ckptkit.align.cudnn_layouts import cudnn_layers
 from ckptkit.align.labels import best_label
-from ckptkit.align.types import PATH_SUFFIX, constant_digests
+from ckptkit.align.types import (
+    PATH_SUFFIX,
+    Content,
+    content_of,
+    may_be_chance,
+    unique_contents,
+)
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.statistics import comparable
 from ckptkit.operations.diff import checksums, participants
+from ckptkit.operations.diff.hints import values_moved
 from ckptkit.operations.diff.kinds import kind_of_change
 from ckptkit.operations.diff.pair_values import (
     CHANGED,
@@ -33,10 +42,12 @@ from ckptkit.operations.diff.pair_values import (
 from ckptkit.operations.diff.result import STATUSES, ChangesOnDemand, LeftOut, TensorDiff
 from ckptkit.operations.tolerance_rules import idle
 from ckptkit.stores.base import KerasStructure, TensorSpec
-from ckptkit.stores.packed_specs import PackedSpecs
-from ckptkit.stores.packed_texts import PackedTexts
-from ckptkit.text import natural
+from ckptkit.stores.packed_specs import Form, PackedSpecs
+from ckptkit.stores.packed_texts import PackedTexts, places_in_order
+from ckptkit.text import naturals
 from ckptkit.wording import say
+
+_TOGETHER = 1 << 16  # names that are sorted at once
 
 
 class TwinRows:
@@ -46,13 +57,12 @@ class TwinRows:
         self.old, self.new = _Side(old), _Side(new)
         self.row_of_new = array("I")  # by row of OLD
 
-    def pair(self, row: int) -> tuple[Tensor, Tensor]:
-        """Return the tensors of a row of OLD."""
-        return self.old.at(row), self.new.at(self.row_of_new[row])
-
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield those of all rows."""
-        return map(self.pair, range(len(self.row_of_new)))
+    def pairs(self, part: Sequence[int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the tensors of some rows of OLD, of all in their order where none are given."""
+        if part is None:
+            return zip(self.old.each(), self.new.some(self.row_of_new), strict=True)
+        rows = array("I", map(self.row_of_new.__getitem__, part))
+        return zip(self.old.some(part), self.new.some(rows), strict=True)
 
 
 class _Side:
@@ -66,6 +76,14 @@ class _Side:
     def at(self, row: int) -> Tensor:
         return Tensor(self.specs.at(row), self.names.at(row))
 
+    def some(self, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the tensors of some rows, which takes half the time of asking for each."""
+        return map(Tensor, self.specs.some(rows), self.names.some(rows))
+
+    def each(self) -> Iterator[Tensor]:
+        """Yield all tensors, in their order."""
+        return map(Tensor, self.specs.values(), self.names.values())
+
 
 def are_packed(*checkpoints: Checkpoint) -> bool:
     """Whether files hold so many tensors that these are packed, of no layers that have an order."""
@@ -77,25 +95,36 @@ def are_packed(*checkpoints: Checkpoint) -> bool:
     )
 
 
-def twin_rows(old: Checkpoint, new: Checkpoint) -> TwinRows | None:
+def twin_rows(old: Checkpoint, new: Checkpoint, *, by_value: bool) -> TwinRows | None:
     """Return the rows of two packed files; None where alignment has more to say of them.
 
     They have the same keys, names, roles and types, no two tensors of one name, none that belongs
-    to another or repeats it, and no place that may have moved: a key that is no path of objects,
-    and whose values are elsewhere in the other file.
+    to another or repeats it, and none that has moved: whose key is no path of objects, and whose
+    values are elsewhere in the other file.
+
+    by_value: whether values may be read.
     """
     rows = TwinRows(old, new)
     if len(rows.old.specs) != len(rows.new.specs):
         return None
-    for ours in map(Tensor, rows.old.specs.values(), rows.old.names.values()):
+    changed = array("I")
+    for row, ours in enumerate(rows.old.each()):
         other = rows.new.specs.row(ours.spec.key)
-        if other is None or not _are_alike(ours, rows.new.at(other)):
+        its = None if other is None else rows.new.at(other)
+        if other is None or its is None or not _are_alike(ours, its):
             return None
         rows.row_of_new.append(other)
+        if ours.spec.crc32c != its.spec.crc32c:
+            changed.append(row)
     labels = PackedTexts(map(best_label, rows.old.names.values()))
-    if next(labels.repeated(), None) is not None or _may_have_moved(rows):
+    if next(labels.repeated(), None) is not None:
         return None
-    return rows
+    moved = _moved(rows, changed)
+    if by_value:  # equal checksums may be chance
+        is_moved = bool(values_moved(old.store, new.store, moved))
+    else:
+        is_moved = not may_be_chance(len(moved), len(changed))
+    return None if is_moved else rows
 
 
 def _are_alike(old: Tensor, new: Tensor) -> bool:
@@ -110,35 +139,40 @@ def _are_alike(old: Tensor, new: Tensor) -> bool:
     )
 
 
-def _may_have_moved(rows: TwinRows) -> bool:
-    """Whether the values of a tensor that changed may be those of another on the other side."""
-    before: set[int | None] = set()
-    after: set[int | None] = set()
-    for old, new in rows.pairs():
-        if old.spec.crc32c != new.spec.crc32c and not old.spec.key.endswith(PATH_SUFFIX):
-            before.add(_content(old.spec))
-            after.add(_content(new.spec))
-    before.discard(None)
-    after.discard(None)
-    return bool(before or after) and (
-        any(_content(spec) in before for spec in rows.new.specs.values())
-        or any(_content(spec) in after for spec in rows.old.specs.values())
+def _moved(rows: TwinRows, changed: Sequence[int]) -> list[tuple[str, str]]:
+    """Return keys of OLD whose content one other tensor of NEW has, by checksum, and of that.
+
+    What tensors of either file have several times is left aside, and what is a path of objects.
+    changed: rows whose checksums differ.
+    """
+    old_specs, new_specs = rows.old.specs, rows.new.specs
+    held = {spec.crc32c for spec in old_specs.some(changed)}
+    rows_of_new = array("I", map(rows.row_of_new.__getitem__, changed))
+    shared = {spec.crc32c for spec in new_specs.some(rows_of_new) if spec.crc32c in held}
+    shared.discard(None)
+    del held
+    if not shared:
+        return []
+    old, new = (
+        ((spec.key, _content(spec)) for spec in specs.values() if spec.crc32c in shared)
+        for specs in (old_specs, new_specs)
     )
+    return [
+        pair
+        for pair in unique_contents(old, new).items()
+        if pair[0] != pair[1] and not all(key.endswith(PATH_SUFFIX) for key in pair)
+    ]
 
 
-def _content(spec: TensorSpec) -> int | None:
-    """Return what tensors of one content share; None of those that many others equal."""
-    crc = spec.crc32c
-    if crc is None or spec.size <= 1 or spec.dtype == "string":
-        return None
-    is_constant = crc in constant_digests(spec.dtype, spec.nbytes)
-    return None if is_constant else hash((spec.dtype, spec.shape, crc))
+def _content(spec: TensorSpec) -> Content | None:
+    return None if spec.dtype == "string" else content_of(spec, spec.crc32c)
 
 
 class TwinChanges(ChangesOnDemand):
-    """The changes of two such files, weights first, in natural order of names.
+    """The changes of two such files.
 
-    part: rows of OLD, those that take part; they are sorted when their order is asked for.
+    part: rows of OLD, those that take part.  is_sorted: whether they are in the order of changes,
+    weights first, in natural order of names; else they are sorted when that is asked for.
     statuses: by row, a number of `PAIR_STATUSES`.  method: how they were compared.
     values: what was found by value, if so.
     """
@@ -150,17 +184,15 @@ class TwinChanges(ChangesOnDemand):
         statuses: bytearray,
         method: str,
         values: PairValues | None = None,
+        *,
+        is_sorted: bool = False,
     ) -> None:
         self._rows, self._part, self._statuses = rows, part, statuses
-        self._method, self._values = method, values
+        self._method, self._values, self._is_sorted = method, values, is_sorted
 
-    def _of_rows(self, part: Iterable[int]) -> TwinChanges:
-        return TwinChanges(self._rows, array("I", part), self._statuses, self._method, self._values)
-
-    @property
-    def differences(self) -> TwinChanges:
-        """See `ChangesOnDemand`."""
-        return self._of_rows(row for row in self._part if self._statuses[row] == CHANGED)
+    def _of_rows(self, part: Iterable[int], *, is_sorted: bool = False) -> TwinChanges:
+        its = self._rows, array("I", part), self._statuses, self._method, self._values
+        return TwinChanges(*its, is_sorted=is_sorted)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -169,34 +201,48 @@ class TwinChanges(ChangesOnDemand):
         found = {PAIR_STATUSES[status]: count for status, count in counts.items()}
         return {**dict.fromkeys(STATUSES, 0), **found}
 
+    def forms(self) -> tuple[Mapping[Form, int], Mapping[Form, int]]:
+        """See `ChangesOnDemand`."""
+        rows_of_new = array("I", map(self._rows.row_of_new.__getitem__, self._part))
+        old, new = self._rows.old.specs, self._rows.new.specs
+        return old.count_forms(self._part), new.count_forms(rows_of_new)
+
     def of_weights(self) -> TwinChanges:
         """See `ChangesOnDemand`."""
-        role_of = self._rows.old.names.at
-        return self._of_rows(row for row in self._part if role_of(row).role == "weight")
+        namings = self._rows.old.names.some(self._part)
+        roles = zip(self._part, (naming.role for naming in namings), strict=True)
+        part = (row for row, role in roles if role == "weight")
+        return self._of_rows(part, is_sorted=self._is_sorted)
 
-    def unequal(self) -> TwinChanges:
+    def of_statuses(self, statuses: Container[str]) -> TwinChanges:
         """See `ChangesOnDemand`."""
-        return self._of_rows(row for row in self._part if self._statuses[row] != EQUAL)
+        wanted = {at for at, status in enumerate(PAIR_STATUSES) if status in statuses}
+        part = (row for row in self._part if self._statuses[row] in wanted)
+        return self._of_rows(part, is_sorted=self._is_sorted)
+
+    def at(self, places: Iterable[int]) -> TwinChanges:
+        """See `ChangesOnDemand`."""
+        return self._of_rows(map(self._sorted.__getitem__, places), is_sorted=True)
 
     def in_any_order(self) -> Iterator[TensorDiff]:
         """See `ChangesOnDemand`."""
-        return map(self._change, self._part)
+        return self._changes(self._part)
 
     @cached_property
     def _sorted(self) -> Sequence[int]:
-        order = {role: at for at, role in enumerate(ROLES)}
-        namings = map(self._rows.old.names.at, self._part)
-        keys = [f"{order[naming.role]}{natural(naming.name)}" for naming in namings]
-        places = sorted(range(len(keys)), key=keys.__getitem__)
-        return array("I", [self._part[at] for at in places])
+        if self._is_sorted:
+            return self._part
+        return _in_order(self._part, self._rows.old.names)
 
-    def _change(self, row: int) -> TensorDiff:
-        old, new = self._rows.pair(row)
-        status = PAIR_STATUSES[self._statuses[row]]
-        if self._values is None:
-            return TensorDiff(status, old, new, "key", method=self._method)
-        delta, hints = self._values.delta(row), self._values.hints(row)
-        return TensorDiff(status, old, new, "key", delta, self._method, hints=hints)
+    def _changes(self, part: Sequence[int]) -> Iterator[TensorDiff]:
+        values = self._values
+        for row, (old, new) in zip(part, self._rows.pairs(part), strict=True):
+            status = PAIR_STATUSES[self._statuses[row]]
+            if values is None:
+                yield TensorDiff(status, old, new, "key", None, self._method)
+            else:
+                delta, hints = values.delta(row), values.hints(row)
+                yield TensorDiff(status, old, new, "key", delta, self._method, None, hints)
 
     def __len__(self) -> int:
         return len(self._part)
@@ -207,11 +253,11 @@ class TwinChanges(ChangesOnDemand):
     def __getitem__(self, index: slice) -> tuple[TensorDiff, ...]: ...
     def __getitem__(self, index: int | slice) -> TensorDiff | tuple[TensorDiff, ...]:
         if isinstance(index, slice):
-            return tuple(map(self._change, self._sorted[index]))
-        return self._change(self._sorted[index])
+            return tuple(self._changes(self._sorted[index]))
+        return next(self._changes((self._sorted[index],)))
 
     def __iter__(self) -> Iterator[TensorDiff]:
-        return map(self._change, self._sorted)
+        return self._changes(self._sorted)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -222,6 +268,20 @@ class TwinChanges(ChangesOnDemand):
 
     def __repr__(self) -> str:
         return f"<{len(self)} changes>"
+
+
+def _in_order(rows: Sequence[int], names: PackedNames) -> Sequence[int]:
+    """Return rows, which rise, in the order in which people read: by role, names by number."""
+    order = {role: str(at) for at, role in enumerate(ROLES)}
+    namings = names.some(rows)
+
+    def keys() -> Iterator[list[str]]:
+        while some := list(islice(namings, _TOGETHER)):
+            its_names = naturals([naming.name for naming in some])
+            its_roles = (order[naming.role] for naming in some)
+            yield list(map(add, its_roles, its_names))
+
+    return array("I", map(rows.__getitem__, places_in_order(keys())))
 
 
 class TwinComparison(NamedTuple):
@@ -260,7 +320,7 @@ def compare_twins(
     """
     if mode == "values" and not _are_plainly_compared(old):
         return None
-    rows = twin_rows(old, new)
+    rows = twin_rows(old, new, by_value=mode == "values")
     if rows is None:
         return None
     called = [participants.keys_called(one, names) for one in (old, new)] if names else None

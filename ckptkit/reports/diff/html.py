@@ -13,6 +13,7 @@ from ckptkit.compare.tensors import Delta
 from ckptkit.operations.diff.histograms import histograms
 from ckptkit.operations.diff.model_order import model_positions
 from ckptkit.operations.diff.result import STATUSES, DiffResult, TensorDiff
+from ckptkit.reports.diff import rows as diff_rows
 from ckptkit.reports.diff import text as diff_text
 from ckptkit.reports.file_head import file_of
 from ckptkit.reports.page import frame
@@ -161,7 +162,7 @@ def _callout(change: TensorDiff, index: int) -> dict[str, Any]:
 
 
 def _text(value: float) -> str:
-    return diff_text.number(value)
+    return diff_rows.number(value)
 
 
 # --- layers ---------------------------------------------------------------------------------------
@@ -323,9 +324,9 @@ def _table(result: DiffResult) -> frame.Section:
         ),
         column("name", "name", [_name(change) for change in changes], "name"),
         column("role", "role", [c.role for c in changes], facet="select", minor=True),
-        column("dtype", "dtype", [diff_text.dtype_text(c) for c in changes], "mono", minor=True),
+        column("dtype", "dtype", [diff_rows.dtype_text(c) for c in changes], "mono", minor=True),
         column(
-            *("shape", "shape", [diff_text.shape_of(c) for c in changes], "mono"),
+            *("shape", "shape", [diff_rows.shape_of(c) for c in changes], "mono"),
             by="params",
             minor=True,
         ),
@@ -395,7 +396,7 @@ def _share(change: TensorDiff) -> str | None:
 
 def _worst(change: TensorDiff) -> str | None:
     worst = change.delta.worst if change.delta is not None else None
-    return diff_text.worst_text(worst) if worst else None
+    return diff_rows.worst_text(worst) if worst else None
 
 
 def _tolerance(change: TensorDiff) -> str | None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.operations.input_files import operand_text
-from ckptkit.reports.diff.text import beside_lines, dtype_text, shape_change, verdict, worst_text
+from ckptkit.reports.diff.rows import dtype_text, shape_change, worst_text
+from ckptkit.reports.diff.text import beside_lines, verdict
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
 from ckptkit.reports.text import shape_text
 

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
-from ckptkit.compare.tensors import Delta, Worst
-from ckptkit.operations.diff.result import DiffResult, TensorDiff, totals_of
+from ckptkit.operations.diff.result import (
+    DIFFERENT,
+    DiffResult,
+    TensorDiff,
+    of_statuses,
+    totals_of,
+)
+from ckptkit.reports.diff.rows import (
+    ALIGN,
+    FIT,
+    HEADERS,
+    MARKS,
+    WITHOUT_VALUES,
+    bar,
+    has_numbers,
+    new_name,
+    number,
+    table_rows,
+)
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, painted, screen, toned
-from ckptkit.reports.table import is_bare, laid_out, padded, render
-from ckptkit.reports.tensor_rows import pattern
+from ckptkit.reports.table import csv_rows, is_bare, parts, render
 from ckptkit.reports.text import bytes_text, count_text, line_text, printable, shape_text
-from ckptkit.text import lazy_pattern
+from ckptkit.stores.packed_texts import PackedTexts
 
-MARKS = {"removed": "-", "added": "+", "changed": "~", "renamed": "R", "within": "≈", "equal": "="}
 _STYLES = {"-": "removed", "+": "added", "~": "changed", "R": "renamed", "≈": "equal", "=": "equal"}
-_HEADERS = ("", "NAME", "DTYPE", "SHAPE", "DIFFER", "MAX ABS", "MAX REL", "CHANGE", "WORST")
-_ALIGN = ("left", "left", "left", "left", "right", "right", "right", "right", "left")
-_FIT = Fit(names=("NAME",), drops=("WORST", "MAX REL", "DTYPE", "DIFFER", "SHAPE", "MAX ABS"))
 _CSV_HEADERS = (
     *("status", "name", "role", "new_name", "evidence", "dtype", "shape", "new_dtype", "new_shape"),
     *("n", "n_diff", "n_outside", "nonfinite", "max_abs", "max_rel", "mean_abs", "rmse", "max_ulp"),
     *("rel_l2", "cosine", "needed_rtol", "worst_index", "worst_old", "worst_new"),
     *("rtol", "atol", "rule", "cast", "hints"),
 )
-_NUMBER = lazy_pattern(r"\d+")
-_BAR = " ▏▎▍▌▋▊▉█"
-_BAR_WIDTH = 6
-_BAR_DECADES = 8  # a full bar is a relative change of 1, an empty one of 1e-8 or less
+_BETWEEN = "\0"  # notes on one row; none has it, since they are printable
 
 
 def lines(
@@ -57,12 +66,12 @@ def lines(
         yield from one if fmt == "json" else documents.jsonl_lines([result])
         return
     changes = result.changes if full else result.differences
-    shown = [change for change in changes if change.status in (only or MARKS)]
+    shown = of_statuses(changes, only) if only else changes
     if fmt == "csv":
-        yield from render([csv_row(c) for c in shown], _CSV_HEADERS, "csv")
+        yield from csv_rows(map(csv_row, shown), _CSV_HEADERS)
         return
     if is_bare(fmt):
-        yield from _stat(result, fmt) if stat else _table([[c] for c in shown], result, fmt)
+        yield from _stat(result, fmt) if stat else _table(shown, result, fmt)
         return
     text = _text(result, fmt, shown, labels, only=only, full=full, stat=stat)
     yield from text if fmt == "markdown" else folded(text)
@@ -84,13 +93,12 @@ def _text(
         layers = list(_stat(result, fmt))
         yield from (*layers, "") if layers else ()
     elif shown:
-        groups = [[c] for c in shown] if full or fmt == "markdown" else grouped(shown)
-        yield from _table(groups, result, fmt)
+        yield from _table(shown, result, fmt, together=not (full or fmt == "markdown"))
         yield ""
     for warning in result.warnings:
         yield toned(line_text(f"warning: {warning}", fmt))
-    hidden = len(result.differences) - sum(c.is_difference for c in shown)
-    text = verdict(result) + (f"; {hidden:,} not shown (--only)" if only and hidden else "")
+    hidden = sum(result.counts[status] for status in DIFFERENT.difference(only)) if only else 0
+    text = verdict(result) + (f"; {hidden:,} not shown (--only)" if hidden else "")
     yield painted(line_text(text, fmt), "good verdict" if result.same else "bad verdict")
     for line in beside_lines(result):
         yield painted(f"{bullet}{line_text(line, fmt)}", "warning")
@@ -151,8 +159,8 @@ def beside_lines(result: DiffResult) -> list[str]:
 
 def _head(result: DiffResult, fmt: str, labels: Sequence[str]) -> Iterator[str]:
     bullet = "- " if fmt == "markdown" else ""
-    for number, (mark, side) in enumerate((("---", result.old), ("+++", result.new))):
-        label = labels[number] if number < len(labels) else _path_text(side)
+    for at, (mark, side) in enumerate((("---", result.old), ("+++", result.new))):
+        label = labels[at] if at < len(labels) else _path_text(side)
         yield f"{bullet}{mark} {line_text(label + _form_text(side), fmt)}"
         for note in side.notes:
             yield f"{bullet}    note: {line_text(note, fmt)}"
@@ -188,211 +196,72 @@ def _step(old: int, new: int, noun: str) -> str:
 # -- rows ------------------------------------------------------------------------------------------
 
 
-def grouped(changes: Iterable[TensorDiff]) -> list[list[TensorDiff]]:
-    """Return changes that are alike together: names that differ in numbers, slots of one kind."""
-    groups: dict[tuple[object, ...], list[TensorDiff]] = {}
-    for change in changes:
-        template = _NUMBER.sub("#", change.name)
-        other = _NUMBER.sub("#", change.new.naming.name) if change.new else ""
-        alike = change.status, dtype_text(change), shape_of(change), change.cast, change.role
-        # what is worth a sentence of its own keeps a row of its own
-        alone = change.name if change.hints else ""
-        if change.role == "slot" and change.same_type and change.some.naming.slot and not alone:
-            template = other = f"*@{change.some.naming.slot}"  # all variables of an optimizer
-            alike = change.status, dtype_text(change), "", None, change.role
-        groups.setdefault((template, other, alone, *alike), []).append(change)
-    return list(groups.values())
-
-
-def _table(groups: Sequence[Sequence[TensorDiff]], result: DiffResult, fmt: str) -> Iterator[str]:
-    rows, headers, align = _columns(groups, result)
+def _table(
+    shown: Sequence[TensorDiff], result: DiffResult, fmt: str, *, together: bool = False
+) -> Iterator[str]:
+    """Yield the table of changes.  together: those that are alike have one row."""
+    count, each = table_rows(shown, together=together)
+    has_values = result.mode == "values" and any(map(has_numbers, shown))
+    used = slice(None if has_values else WITHOUT_VALUES)
+    headers, align = HEADERS[used], ALIGN[used]
     if fmt != "table":
-        yield from render(rows, headers, fmt, align)
+        yield from render([row.cells[used] for row in each], headers, fmt, align)
         return
-    table = laid_out(rows, headers, align, _FIT)
+    marks: list[str] = []
+    notes = PackedTexts()
+
+    def cells() -> Iterator[Sequence[str]]:
+        for row in each:
+            marks.append(row.cells[0])
+            notes.append(_BETWEEN.join(map(printable, row.notes)))
+            yield row.cells[used]
+
+    table = parts(cells(), count, headers, align, FIT)
     yield from table.above
-    body = padded(table)
-    yield next(body)
-    for line, group in zip(body, groups, strict=True):
-        yield painted(line, _STYLES[MARKS[group[0].status]])
-        for hint in _notes(group):
-            yield painted(f"     {printable(hint)}", "note")
+    yield next(table.body)
+    for line, mark, text in zip(table.body, marks, notes, strict=True):
+        yield painted(line, _STYLES[mark])
+        for note in text.split(_BETWEEN) if text else ():
+            yield painted(f"     {note}", "note")
     for line in table.below:
         yield painted(line, "note")
-
-
-def _columns(
-    groups: Sequence[Sequence[TensorDiff]], result: DiffResult
-) -> tuple[list[list[str]], list[str], list[str]]:
-    """Return the cells of every row, the headings and the sides, of the columns that tell any."""
-    rows = [_row(group) for group in groups]
-    valueless = result.mode != "values" or not any(row[4] or row[8] for row in rows)
-    keep = [0, 1, 2, 3] if valueless else range(len(_HEADERS))
-    cells = [[row[i] for i in keep] for row in rows]
-    return cells, [_HEADERS[i] for i in keep], [_ALIGN[i] for i in keep]
-
-
-def _notes(group: Sequence[TensorDiff]) -> Iterator[str]:
-    """Yield what stands below a row."""
-    yield from group[0].hints
-    deltas = [c.delta for c in group if c.delta is not None]
-    bad = sum(d.nonfinite for d in deltas)
-    if bad:
-        yield f"{bad:,} NaN or infinite on one side only"
-    rules = {d.rule for d in deltas} - {"default"}
-    if rules:
-        used = f"rtol {deltas[0].rtol:g}, atol {deltas[0].atol:g}"
-        yield f"tolerance of {', '.join(sorted(rules))}: {used}"
-    needed = max((d.needed_rtol or 0 for d in deltas if not d.ok), default=0)
-    if deltas and (deltas[0].rtol or deltas[0].atol) and needed:
-        yield f"would pass with --rtol {_up(needed)}" if needed < math.inf else "no rtol would pass"
-
-
-def _up(rtol: float) -> str:
-    """Return an rtol in few digits, rounded up."""
-    text = f"{rtol:.3g}"
-    return text if float(text) >= rtol else f"{rtol * 1.01:.3g}"
-
-
-def _group_name(group: Sequence[TensorDiff]) -> str:
-    """Return what a row calls its changes: `dense{1-2}/kernel ×2`, `*@momentum ×9`.
-
-    Where the two files call a tensor differently: `old → new`.
-    """
-    first, many = group[0], f" ×{len(group)}" if len(group) > 1 else ""
-    names = [c.name for c in group]
-    if len({_NUMBER.sub("#", name) for name in names}) > 1:
-        return f"*@{first.some.naming.slot}{many}"
-    name = pattern(names)
-    if first.old and first.new and names != (others := [_new_name(c) for c in group]):
-        name += f" → {pattern(others)}"
-    role = "" if first.role == "weight" or "@" in name else f" ({first.role})"
-    return name + many + role
-
-
-def _new_name(change: TensorDiff) -> str:
-    return change.new.naming.name if change.new else ""
-
-
-def _row(group: Sequence[TensorDiff]) -> tuple[str, ...]:
-    first = group[0]
-    shapes = {shape_of(change) for change in group}
-    shape = shapes.pop() if len(shapes) == 1 else "(several)"
-    head = (MARKS[first.status], _group_name(group), dtype_text(first), shape)
-    deltas = [c.delta for c in group if c.delta is not None]
-    if not deltas or first.status == "renamed":
-        return (*head, "", "", "", "", "")
-    worst = max(
-        (c for c in group if c.delta is not None and c.delta.worst), key=_excess, default=None
-    )
-    change = max(d.rel_l2 for d in deltas)
-    numeric = deltas[0].cosine is not None or deltas[0].max_abs or deltas[0].rel_l2
-    return (
-        *head,
-        f"{sum(d.n_diff for d in deltas):,}/{sum(d.n for d in deltas):,}",
-        number(max(d.max_abs for d in deltas)) if numeric else "",
-        _max_rel_text(deltas) if numeric else "",
-        (number(change) + (f" {bar(change)}" if screen().color else "")) if numeric else "",
-        _worst_of(worst, len(group)) if worst is not None else "",
-    )
-
-
-def _max_rel_text(deltas: Sequence[Delta]) -> str:
-    """Return the largest relative change; "-" where nothing that differs has one."""
-    defined = [d.max_rel for d in deltas if d.defined_max_rel is not None]
-    largest = max(defined, default=0.0)
-    return "-" if not largest and any(d.n_diff for d in deltas) else number(largest)
-
-
-def _excess(change: TensorDiff) -> float:
-    return change.delta.rel_l2 if change.delta is not None else 0.0
-
-
-def _worst_of(change: TensorDiff, many: int) -> str:
-    assert change.delta is not None and change.delta.worst is not None
-    return (change.name if many > 1 else "") + worst_text(change.delta.worst)
-
-
-def dtype_text(change: TensorDiff) -> str:
-    """Return "float32", or "float32→bfloat16 (lossy)"."""
-    if change.old is None or change.new is None:
-        return change.some.spec.dtype
-    old, new = change.old.spec.dtype, change.new.spec.dtype
-    return old if old == new else f"{old}→{new}" + (f" ({change.cast})" if change.cast else "")
-
-
-def shape_of(change: TensorDiff) -> str:
-    """Return the shape, with changed axes marked."""
-    if change.old is None or change.new is None:
-        return shape_text(change.some.spec.shape)
-    return shape_change(change.old.spec.shape, change.new.spec.shape)
-
-
-def shape_change(old: tuple[int, ...], new: tuple[int, ...]) -> str:
-    """Return a shape, or two with the axes marked that changed: `3,3,[64→128],64`."""
-    if old == new:
-        return shape_text(old)
-    if len(old) != len(new):
-        return f"[{shape_text(old)} → {shape_text(new)}]"
-    return ",".join(str(a) if a == b else f"[{a}→{b}]" for a, b in zip(old, new, strict=True))
-
-
-def number(value: float) -> str:
-    """Return a number in three digits."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def worst_text(worst: Worst) -> str:
-    """Return `[3,1] 0.1 → 0.1003`, with as many digits as it takes to tell the two apart."""
-    index = ",".join(map(str, worst.index))
-    old, new = _distinct_texts(worst.old, worst.new)
-    return printable(f"[{index}] {old} → {new}")
-
-
-def _distinct_texts(old: Any, new: Any) -> tuple[str, str]:
-    if isinstance(old, float) and isinstance(new, float):
-        for digits in range(4, 18):
-            left, right = f"{old:.{digits}g}", f"{new:.{digits}g}"
-            if left != right:
-                return left, right
-    if isinstance(old, bytes) and isinstance(new, bytes):
-        return _short(old), _short(new)
-    return str(old), str(new)
-
-
-def _short(value: bytes) -> str:
-    text = repr(value[:24])[1:]
-    return text + (f"… ({len(value)} bytes)" if len(value) > 24 else "")
-
-
-def bar(change: float) -> str:
-    """Return a bar of the relative change on a logarithmic scale."""
-    if not change > 0:
-        return " " * _BAR_WIDTH
-    share = min(1.0, max(0.0, 1 + math.log10(min(change, 1.0)) / _BAR_DECADES))
-    eighths = max(1, round(share * _BAR_WIDTH * 8))
-    whole, part = divmod(eighths, 8)
-    return ("█" * whole + (_BAR[part] if part else "")).ljust(_BAR_WIDTH)
 
 
 # -- one row per layer -----------------------------------------------------------------------------
 
 
+@dataclass
+class _LayerRow:
+    """What became of the tensors of a layer."""
+
+    tensors: int = 0
+    different: int = 0
+    marks: set[str] = field(default_factory=set)
+    largest: float | None = None
+
+    def take(self, change: TensorDiff) -> None:
+        """Count a tensor."""
+        self.tensors += 1
+        if change.is_difference:
+            self.different += 1
+            self.marks.add(MARKS[change.status])
+            if change.delta is not None:
+                size = change.delta.rel_l2
+                self.largest = size if self.largest is None else max(self.largest, size)
+
+
 def _stat(result: DiffResult, fmt: str) -> Iterator[str]:
-    layers: dict[str, list[TensorDiff]] = {}
+    layers: dict[str, _LayerRow] = {}
     for change in result.changes:
-        layers.setdefault(layer_of(change), []).append(change)
+        layers.setdefault(layer_of(change), _LayerRow()).take(change)
     rows = []
-    for layer, changes in layers.items():
-        different = [c for c in changes if c.is_difference]
-        if not different:
+    for name, layer in layers.items():
+        if not layer.different:
             continue
-        measured = [c.delta.rel_l2 for c in different if c.delta is not None]
-        largest = max(measured, default=0.0)
-        marks = "".join(sorted({MARKS[c.status] for c in different}))
-        tail = [bar(largest)] if screen().color else []
-        size = number(largest) if measured else ""
-        rows.append([layer, f"{len(different)}/{len(changes)}", marks, size, *tail])
+        size = "" if layer.largest is None else number(layer.largest)
+        tail = [bar(layer.largest or 0.0)] if screen().color else []
+        marks = "".join(sorted(layer.marks))
+        rows.append([name, f"{layer.different}/{layer.tensors}", marks, size, *tail])
     if rows or is_bare(fmt):
         headers = ["LAYER", "TENSORS", "", "CHANGE", *([""] if screen().color else [])]
         align = ["left", "right", "left", "right", "left"][: len(headers)]
@@ -427,7 +296,7 @@ def csv_row(change: TensorDiff) -> tuple[Any, ...]:
             ),
         )
     return (
-        *(change.status, change.name, change.role, _new_name(change), change.evidence),
+        *(change.status, change.name, change.role, new_name(change), change.evidence),
         *_types(change.old),
         *_types(change.new),
         *numbers,

@@ -459,6 +459,13 @@ def test_rows_are_grouped_by_pattern_and_expanded_by_full(pair: Pair) -> None:
     assert "layer_3" in stat and "1/1" in stat
 
 
+def test_numbers_of_any_length_are_in_names(pair: Pair) -> None:
+    names = ["w1", f"w{'1' * 19}", f"w{'2' * 19}", f"w{'9' * 5000}"]
+    old = {name: noise(4, seed=1) for name in names}
+    _, out, _ = run(*pair(old, {name: values + 1 for name, values in old.items()}))
+    assert out.count("\n~  w") == 3 and "\n~  w1 " in out
+
+
 def test_only_shows_some_and_says_what_it_hides(pair: Pair) -> None:
     old = {"a/w": noise(2), "gone/w": noise(3)}
     paths = pair(old, {"a/w": noise(2) + 1, "fresh/w": noise(4)})
@@ -545,7 +552,7 @@ def _in_terminal(result: DiffResult) -> Callable[[dict[str, str]], str]:
     ("change", "filled"), [(0.0, 0), (1e-12, 1), (1e-4, 3), (1.0, 6), (float("inf"), 6)]
 )
 def test_bars_are_logarithmic(change: float, filled: int) -> None:
-    from ckptkit.reports.diff.text import bar
+    from ckptkit.reports.diff.rows import bar
 
     assert len(bar(change)) == 6
     assert len(bar(change).strip()) == filled

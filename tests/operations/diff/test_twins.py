@@ -12,17 +12,22 @@ import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit.align.types import may_be_chance
 from ckptkit.checkpoint import selection
 from ckptkit.compare.tensors import Delta, Worst
 from ckptkit.errors import UsageError
+from ckptkit.operations.diff import twins
 from ckptkit.operations.diff.pair_values import PAIR_STATUSES, PairValues
-from ckptkit.operations.diff.result import MODES
+from ckptkit.operations.diff.result import MODES, at_places
 from ckptkit.operations.diff.twins import TwinChanges
 from ckptkit.operations.tolerance_rules import ToleranceRule, tolerance
+from ckptkit.reports import table
+from ckptkit.stores.packed_texts import places_in_order
 from ckptkit.stores.safetensors import large_header
 from ckptkit.stores.tensor_bundle import reader
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite
+from support.command_line import ckptkit as run
 
 NAMES = [f"layer_{number}/{end}" for number in (1, 2, 10) for end in ("kernel", "bias")]
 
@@ -76,6 +81,8 @@ def told(old: Path, new: Path, mode: str, options: dict[str, Any]) -> str:
     except UsageError as error:
         return str(error)
     each = [repr(change) for change in result.changes]  # a NaN is not equal to itself
+    places = range(0, len(each), 2)
+    assert [repr(change) for change in at_places(result.changes, places)] == each[::2]
     assert each == [repr(result.changes[at]) for at in range(len(each))]
     differences = [repr(change) for change in result.changes if change.is_difference]
     assert differences == [repr(change) for change in result.differences]
@@ -149,3 +156,60 @@ def test_numbers_of_a_pair_come_back_as_they_were() -> None:
     assert [values.hints(number) for number in (1, 2)] == [(), ("hint 2",)]
     statuses = [PAIR_STATUSES[status] for status in values.statuses]
     assert statuses == ["equal", "changed", "within", "changed", "changed", "equal"]
+
+
+FORMS = [
+    *([], ["--full"], ["--rtol", "0.5"], ["--full", "--rtol", "0.5"], ["--full", "--structure"]),
+    *(["--stat"], ["--only", "changed"], ["--only", "removed"], ["--quick"]),
+    *(["--format", form] for form in ("csv", "jsonl", "markdown", "html", "junit", "table:grid")),
+]
+
+
+def test_reports_of_packed_files_are_those_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [written(tmp_path / name, content) for name, content in FILES.items()]
+    cases = [(paths[0], path, *form) for path in (*paths[1:4], paths[-2]) for form in FORMS]
+    before = [run("diff", *case) for case in cases]
+    monkeypatch.setattr(reader, "_LARGE_INDEX", 0)
+    monkeypatch.setattr(selection, "_KEPT", 0)
+    monkeypatch.setattr(table, "_KEPT_ROWS", 0)
+    monkeypatch.setattr(twins, "_TOGETHER", 2)
+    assert [run("diff", *case) for case in cases] == before
+
+
+def of_one_checksum(values: list[float]) -> list[float]:
+    """Return other values of the same crc32c: a multiple of its polynomial is added."""
+    number = int.from_bytes(np.array(values, np.float32).tobytes(), "little")
+    number ^= (1 | 0x82F63B78 << 1) << 13
+    return [float(x) for x in np.frombuffer(number.to_bytes(4 * len(values), "little"), np.float32)]
+
+
+@pytest.mark.parametrize("are_packed", [False, True])
+def test_checksums_that_are_equal_by_chance_move_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, are_packed: bool
+) -> None:
+    if are_packed:
+        monkeypatch.setattr(reader, "_LARGE_INDEX", 0)
+    other = {name: [at + 100.0, 1, 2] for at, name in enumerate(NAMES)}
+    other["layer_10/kernel"] = of_one_checksum(values()["layer_1/kernel"])
+    paths = [written(tmp_path / "old", values()), written(tmp_path / "new", other)]
+    specs = [ckptkit.open(path).specs for path in paths]
+    assert specs[0]["layer_1/kernel"].crc32c == specs[1]["layer_10/kernel"].crc32c
+    result = ckptkit.diff(*paths)
+    assert [(c.status, c.evidence, c.hints) for c in result.changes] == [("changed", "key", ())] * 6
+    assert isinstance(result.changes, TwinChanges) == are_packed
+
+
+def test_few_of_many_equal_checksums_may_be_chance() -> None:
+    assert may_be_chance(2, 100_000) and may_be_chance(21, 300_000) and may_be_chance(0, 1)
+    assert not may_be_chance(50, 100_000) and not may_be_chance(1, 5_000)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 100])
+def test_names_are_sorted_a_part_at_a_time(together: int) -> None:
+    names = ["b", "a", "a", "c\n", "b", "", "d", "e", "f", "a"]
+    parts = [names[at : at + together] for at in range(0, len(names), together)]
+    expected = sorted(range(len(names)), key=names.__getitem__)
+    assert list(places_in_order(parts)) == expected
+    assert list(places_in_order([])) == []
