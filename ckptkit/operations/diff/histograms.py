@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ckptkit.compare import spans
+from ckptkit.compare.tensors import Delta
 from ckptkit.dtypes import kind
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
 
@@ -53,8 +54,8 @@ def _largest(changes: Sequence[TensorDiff]) -> list[int]:
 
     Weights come before training state, and tensors with enough elements for a shape before others.
     """
-    usable = [
-        index
+    ranked = [
+        (_rank(change, change.delta), index)
         for index, change in enumerate(changes)
         if change.delta is not None
         and change.delta.n_diff
@@ -62,15 +63,12 @@ def _largest(changes: Sequence[TensorDiff]) -> list[int]:
         and 0 < change.delta.max_abs < math.inf
         and kind(change.some.spec.dtype) in ("float", "int", "uint")
     ]
+    return [index for _rank_of_it, index in sorted(ranked)]
 
-    def rank(index: int) -> tuple[bool, bool, float]:
-        change = changes[index]
-        assert change.delta is not None
-        few = change.delta.n < _ENOUGH
-        from_zero = math.isinf(change.delta.rel_l2)
-        return few or from_zero, change.role != "weight", -change.delta.rel_l2
 
-    return sorted(usable, key=rank)
+def _rank(change: TensorDiff, delta: Delta) -> tuple[bool, bool, float]:
+    few, from_zero = delta.n < _ENOUGH, math.isinf(delta.rel_l2)
+    return few or from_zero, change.role != "weight", -delta.rel_l2
 
 
 def _counts(result: DiffResult, change: TensorDiff) -> tuple[int, ...]:

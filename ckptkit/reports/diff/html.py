@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.tensors import Delta
@@ -68,17 +69,20 @@ def _callouts(result: DiffResult) -> frame.Section:
     After those come layers that are in one file alone, which have no change to be measured; at the
     end the largest change of one value, which a norm over a large tensor hides.
     """
-    ranked = sorted(
-        (index for index, change in enumerate(result.changes) if _rank(change) is not None),
-        key=lambda index: _rank(result.changes[index]) or (),
-    )[:_LARGEST]
+    ranks: list[tuple[tuple[float, ...], int]] = []
+    highest, peak = -1, 0.0
+    for index, change in enumerate(result.changes):
+        rank = _rank(change)
+        if rank is not None:
+            ranks = sorted([*ranks, (rank, index)])[:_LARGEST]
+        if _peak(change) > peak:
+            highest, peak = index, _peak(change)
+    ranked = [index for _rank_of_it, index in ranks]
     told = [_callout(result.changes[index], index) for index in ranked]
     endless = sum(card["severe"] for card in told)  # these are ranked first
     shown = [*told[:endless], *_alone(result), *told[endless:]]
-    peaks = {index: _peak(change) for index, change in enumerate(result.changes)}
-    highest = max(peaks, key=lambda index: peaks[index], default=-1)
-    if highest not in ranked and peaks.get(highest, 0.0) >= 1:
-        shown.append(_peak_card(result.changes[highest], highest, peaks[highest]))
+    if highest not in ranked and peak >= 1:
+        shown.append(_peak_card(result.changes[highest], highest, peak))
     return cards("largest", "Largest changes", "tensors", shown)
 
 
@@ -300,44 +304,43 @@ def _histograms(result: DiffResult) -> list[frame.Section]:
 
 
 def _table(result: DiffResult) -> frame.Section:
-    changes = result.changes
-    deltas = [change.delta for change in changes]
-    off = [] if result.same else ["equal"]
-
-    def measured(name: str) -> list[Any]:
-        return [None if delta is None else getattr(delta, name) for delta in deltas]
-
-    def undefined(name: str) -> list[Any]:
-        """Return NaN where the numbers were taken, and this one has no value."""
-        told = measured(name)
-        return [
-            math.nan if delta is not None and (value is None or _is_unmeasured(delta)) else value
-            for delta, value in zip(deltas, told, strict=True)
-        ]
-
-    columns = [
-        column(
-            *("status", "status", [c.status for c in changes], "status"),
-            facet="chips",
-            order=list(_ORDER),
-            off=off,
-        ),
-        column("name", "name", [_name(change) for change in changes], "name"),
-        column("role", "role", [c.role for c in changes], facet="select", minor=True),
-        column("dtype", "dtype", [diff_rows.dtype_text(c) for c in changes], "mono", minor=True),
-        column(
-            *("shape", "shape", [diff_rows.shape_of(c) for c in changes], "mono"),
-            by="params",
-            minor=True,
-        ),
-        column("differ", "differ", [_share(change) for change in changes], by="share", minor=True),
-        column("max_abs", "max abs", undefined("max_abs"), "number", minor=True),
-        column("max_rel", "max rel", undefined("defined_max_rel"), "number", minor=True),
-        column("change", "relative change", undefined("rel_l2"), "meter"),
-        column("worst", "worst element", [_worst(c) for c in changes], "mono", minor=True, wide=34),
-        *_hidden(changes, measured, undefined),
+    made = [*_shown([] if result.same else ["equal"]), *_hidden()]
+    columns: list[list[Any]] = [[] for _ in made]
+    for change in result.changes:  # once, since changes of many tensors are put together for it
+        for cells, one in zip(columns, made, strict=True):
+            cells.append(one.cell(change))
+    told = [
+        column(one.key, one.title, cells, one.kind, **one.more)
+        for cells, one in zip(columns, made, strict=True)
     ]
-    return table("tensors", "Tensors", columns, "tensor", main=True)
+    return table("tensors", "Tensors", told, "tensor", main=True)
+
+
+class _Column(NamedTuple):
+    """A column, as `sections.column` has it.  cell: gives what stands in it of a change."""
+
+    key: str
+    title: str
+    cell: Callable[[TensorDiff], Any]
+    kind: str = "text"
+    more: Mapping[str, Any] = MappingProxyType({})
+
+
+def _measured(name: str) -> Callable[[TensorDiff], Any]:
+    return lambda change: None if change.delta is None else getattr(change.delta, name)
+
+
+def _undefined(name: str) -> Callable[[TensorDiff], Any]:
+    """Return what gives NaN where the numbers were taken, and this one has no value."""
+
+    def cell(change: TensorDiff) -> Any:
+        delta = change.delta
+        if delta is None:
+            return None
+        value = getattr(delta, name)
+        return math.nan if value is None or _is_unmeasured(delta) else value
+
+    return cell
 
 
 def _is_unmeasured(delta: Delta) -> bool:
@@ -345,34 +348,56 @@ def _is_unmeasured(delta: Delta) -> bool:
     return bool(delta.nonfinite) and delta.cosine is None and not (delta.max_abs or delta.rel_l2)
 
 
-def _hidden(changes: Sequence[TensorDiff], measured: Any, undefined: Any) -> list[dict[str, Any]]:
-    """Return the columns that stand in the details of a row alone."""
-    deltas = [change.delta for change in changes]
-    shares = [d.n_diff / d.n if d is not None and d.n else None for d in deltas]
-
-    def of(key: str, title: str, cells: list[Any], kind: str = "text", **more: Any) -> Any:
-        return column(key, title, cells, kind, hidden=True, **more)
-
+def _shown(off: Sequence[str]) -> list[_Column]:
+    """Return the columns of the table.  off: statuses that are not shown at first."""
+    chips = {"facet": "chips", "order": list(_ORDER), "off": off}
+    minor = {"minor": True}
     return [
-        of("layer", "layer", [diff_text.layer_of(c) for c in changes], facet="link"),
-        of("params", "elements", [c.some.spec.size for c in changes], "count"),
-        of("share", "share that differs", shares, "number"),
-        of("hints", "note", ["; ".join(c.hints) or None for c in changes], searched=True),
-        of("old_key", "key in the old file", [_key(c.old) for c in changes], searched=True),
-        of("new_key", "key in the new file", [_key(c.new) for c in changes], searched=True),
-        of("evidence", "paired by", [c.evidence or None for c in changes]),
-        of("method", "compared by", [c.method or None for c in changes]),
-        of("cast", "cast", [c.cast for c in changes]),
-        of("n_diff", "elements that differ", measured("n_diff"), "count"),
-        of("n_outside", "outside the tolerance", measured("n_outside"), "count"),
-        of("rule", "tolerance", [_tolerance(c) for c in changes]),
-        of("mean_abs", "mean abs", measured("mean_abs"), "number"),
-        of("rmse", "RMSE", measured("rmse"), "number"),
-        of("max_ulp", "max ULP", measured("max_ulp"), "count"),
-        of("nonfinite", "not finite on one side", measured("nonfinite"), "count"),
-        of("needed_rtol", "smallest rtol that passes", measured("needed_rtol"), "number"),
-        of("cosine", "cosine", undefined("cosine"), "number"),
+        _Column("status", "status", lambda c: c.status, "status", chips),
+        _Column("name", "name", _name, "name"),
+        _Column("role", "role", lambda c: c.role, more={"facet": "select", **minor}),
+        _Column("dtype", "dtype", diff_rows.dtype_text, "mono", minor),
+        _Column("shape", "shape", diff_rows.shape_of, "mono", {"by": "params", **minor}),
+        _Column("differ", "differ", _share, more={"by": "share", **minor}),
+        _Column("max_abs", "max abs", _undefined("max_abs"), "number", minor),
+        _Column("max_rel", "max rel", _undefined("defined_max_rel"), "number", minor),
+        _Column("change", "relative change", _undefined("rel_l2"), "meter"),
+        _Column("worst", "worst element", _worst, "mono", {**minor, "wide": 34}),
     ]
+
+
+def _hidden() -> list[_Column]:
+    """Return the columns that stand in the details of a row alone."""
+    hidden = {"hidden": True}
+    searched = {**hidden, "searched": True}
+    return [
+        _Column("layer", "layer", diff_text.layer_of, more={**hidden, "facet": "link"}),
+        _Column("params", "elements", lambda c: c.some.spec.size, "count", hidden),
+        _Column("share", "share that differs", _fraction, "number", hidden),
+        _Column("hints", "note", lambda c: "; ".join(c.hints) or None, more=searched),
+        _Column("old_key", "key in the old file", lambda c: _key(c.old), more=searched),
+        _Column("new_key", "key in the new file", lambda c: _key(c.new), more=searched),
+        _Column("evidence", "paired by", lambda c: c.evidence or None, more=hidden),
+        _Column("method", "compared by", lambda c: c.method or None, more=hidden),
+        _Column("cast", "cast", lambda c: c.cast, more=hidden),
+        _Column("n_diff", "elements that differ", _measured("n_diff"), "count", hidden),
+        _Column("n_outside", "outside the tolerance", _measured("n_outside"), "count", hidden),
+        _Column("rule", "tolerance", _tolerance, more=hidden),
+        _Column("mean_abs", "mean abs", _measured("mean_abs"), "number", hidden),
+        _Column("rmse", "RMSE", _measured("rmse"), "number", hidden),
+        _Column("max_ulp", "max ULP", _measured("max_ulp"), "count", hidden),
+        _Column("nonfinite", "not finite on one side", _measured("nonfinite"), "count", hidden),
+        _Column(
+            *("needed_rtol", "smallest rtol that passes", _measured("needed_rtol")),
+            *("number", hidden),
+        ),
+        _Column("cosine", "cosine", _undefined("cosine"), "number", hidden),
+    ]
+
+
+def _fraction(change: TensorDiff) -> float | None:
+    delta = change.delta
+    return delta.n_diff / delta.n if delta is not None and delta.n else None
 
 
 def _name(change: TensorDiff) -> str:
