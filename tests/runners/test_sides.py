@@ -12,7 +12,10 @@ PARENT = {
     f"{RUNNERS}.{name}"
     for name in ("client", "introspect", "process", "fork_server", "chunks", "environment")
 }
-SHARED = {f"{RUNNERS}.{name}" for name in ("types", "spec", "errors", "registry", "marks", "doing")}
+SHARED = {
+    f"{RUNNERS}.{name}"
+    for name in ("types", "spec", "errors", "registry", "limits", "marks", "doing")
+}
 
 
 def test_parent_and_child_do_not_import_each_other() -> None:
