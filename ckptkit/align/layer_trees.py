@@ -25,23 +25,28 @@ def join_trees(root: NumberedLayer, objects: Objects) -> Pairs:
     """
     best: Pairs = []
     is_tie = False
-    wanted = len(root.weights())
+    undecided = 0
     for top in objects.tops()[:MAX_TOPS]:
-        pairs = sorted(_Join(objects).run(root, top))
+        join = _Join(objects)
+        pairs = sorted(join.run(root, top))
         if len(pairs) > len(best):
-            best, is_tie = pairs, False
+            best, is_tie, undecided = pairs, False, join.undecided
         elif pairs and len(pairs) == len(best) and pairs != best:
             is_tie = True
-    enough = len(best) * 2 > min(wanted, len(objects.side.weights))
-    return best if enough and not is_tie else []
+    wanted = min(len(root.weights()), len(objects.side.weights)) - undecided
+    return best if len(best) * 2 > wanted and not is_tie else []
 
 
 class _Join:
-    """One walk over both trees."""
+    """One walk over both trees.
+
+    undecided: how many variables of members of lists fit, each of them several others.
+    """
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self.pairs: Pairs = []
+        self.undecided = 0
         self.visited: set[tuple[str, int]] = set()
 
     def run(self, layer: NumberedLayer, node: int) -> Pairs:
@@ -123,9 +128,13 @@ class _Join:
         for node in nodes:
             alike.setdefault(repr(self._types(node)), ([], []))[1].append(node)
         for ours, theirs in alike.values():
-            if len(ours) == len(theirs) and self.objects.is_in_one_list(theirs):
-                for item, node in zip(ours, theirs, strict=True):
-                    self._member(item, node)
+            if len(ours) != len(theirs):
+                continue
+            if not self.objects.is_in_one_list(theirs):
+                self.undecided += sum(len(item.weights()) for item in ours)
+                continue
+            for item, node in zip(ours, theirs, strict=True):
+                self._member(item, node)
 
     def _types(self, node: int) -> list[tuple[object, ...]]:
         specs = self.objects.side.specs

@@ -29,6 +29,7 @@ from dataclasses import replace
 
 from ckptkit.align.evidence import Aligner
 from ckptkit.align.name_tree import without_counters
+from ckptkit.align.numbered_layers import LISTS
 from ckptkit.align.rules import Rule
 from ckptkit.align.slots import slots_of
 from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet, constant_digests
@@ -157,10 +158,12 @@ def _abridges_full_name(old: TensorSet, old_key: str, new: TensorSet, new_key: s
 def _is_nameless(side: TensorSet, key: str) -> bool:
     """Whether a weight is called by its place alone: in a layer (`block/vars/0`), or of its layer.
 
-    Where a Keras file has no names of layers, `layers/dense_1` is the second Dense of a list.
+    Where a Keras file has no names of layers, `layers/dense_1` is the second Dense of a list; what
+    an attribute leads to has the name of that.
     """
     structure = side.structure
-    is_place = isinstance(structure, KerasStructure) and structure.is_nameless
+    is_nameless = isinstance(structure, KerasStructure) and structure.is_nameless
+    is_place = is_nameless and not {*key.split("/")}.isdisjoint(LISTS)
     return key in side.weights and (is_place or own_name(side, key) is None)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptkit._io.places import path_of
+from ckptkit._io.places import is_url, path_of
 from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_error, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
@@ -80,7 +80,7 @@ def _below(paths: Sequence[str], refused: list[str]) -> Iterator[str]:
 
     for path in operands(paths, directories_are_one=False):
         try:
-            is_directory = path_of(path).is_dir()
+            is_directory = not is_url(path) and path_of(path).is_dir()
         except CkptkitError:  # whoever reads it says so
             is_directory = False
         if not is_directory:

@@ -246,8 +246,8 @@ def _pattern_rows(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
 
 
 def template(name: str) -> str:
-    """Return what names have in common that differ in their numbers."""
-    return _NUMBER.sub("#", name)
+    """Return what names have in common that differ in their numbers: no text to print."""
+    return _NUMBER.sub("\0", name)
 
 
 class NamePattern:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tarfile
 from collections import Counter
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -307,7 +309,18 @@ def test_layers_of_one_list_pair_by_their_order(keras_2: Path) -> None:
     assert found["layers/dense/vars/0"] == "model/blocks/0/kernel"
     assert found["layers/dense_1/vars/1"] == "model/blocks/1/bias"
     alike = align(side_of(keras_2 / "plain.weights.h5"), side_of(keras_2 / "plain"))
-    assert not alike.pairs  # which attribute was made first is in neither file
+    # Which attribute of two that are alike was made first is in neither file.
+    assert {m.old for m in alike.pairs} == {"zed/vars/0", "zed/vars/1"}
+
+
+def test_what_an_attribute_leads_to_is_not_paired_by_content(keras_2: Path, tmp_path: Path) -> None:
+    swapped = shutil.copy(keras_2 / "plain.weights.h5", tmp_path / "swapped.weights.h5")
+    with h5py.File(swapped, "a") as file:
+        for number in "01":
+            one, other = file[f"zed/vars/{number}"], file[f"layers/dense/vars/{number}"]
+            one[...], other[...] = other[...], one[...]
+    assert not ckptkit.diff(swapped, keras_2 / "plain").same
+    assert not ckptkit.diff(keras_2 / "plain", swapped).same
 
 
 def told(alignment: Alignment) -> str:

@@ -95,6 +95,15 @@ def test_a_part_of_a_tensor_is_nowhere_called_the_whole() -> None:
     assert note.startswith("one process's part of tensors that several processes share: rows[3:5]")
 
 
+def test_a_part_under_two_names_of_a_module_is_listed_once() -> None:
+    with zipfile.ZipFile(NEWEST / "shared.pt") as archive:
+        data = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        part = read_pickle(archive.read(data), "a").value["rows"]
+    module = PickledCall(Global("models", "Net"), ())
+    module.state = {"_parameters": {"w": part}, "_buffers": {}, "_modules": {}, "_flat": [part]}
+    assert list(list_tensors(module, "a").tensors) == ["w[3:5]"]
+
+
 def test_tensors_of_one_storage_with_other_marks_are_two() -> None:
     assert open_pytorch(NEWEST / "marked.pt").notes == ()
 

@@ -38,13 +38,11 @@ def without_chance(
     ]
     if not moved:
         return sides
+    changed = sum(key in new.specs and old.digest(key) != new.digest(key) for key in old.keys)
     if stores is not None:
-        equal = set(values_moved(*stores, moved))
+        equal = set(values_moved(*stores, moved, changed))
         moved = [pair for pair in moved if pair not in equal]
-    elif not may_be_chance(
-        len(moved),
-        sum(key in new.specs and old.digest(key) != new.digest(key) for key in old.keys),
-    ):
+    elif not may_be_chance(len(moved), changed):
         return sides
     keys = [frozenset(keys) for keys in zip(*moved, strict=True)] or [frozenset(), frozenset()]
     return replace(old, by_chance=keys[0]), replace(new, by_chance=keys[1])

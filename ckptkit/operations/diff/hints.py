@@ -7,6 +7,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.align.matching import constant_digests
+from ckptkit.align.types import may_be_chance
 from ckptkit.compare.tensors import Delta, Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.errors import UnsupportedError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_TRIED = 1 << 23  # elements: two float32 tensors and a copy of one are 100 MB
 MAX_RANK = 5  # 120 orders of axes
+_READ_BYTES = 16 << 20  # of tensors that seem to have moved: so much is soon read
 
 
 class ContentChange(NamedTuple):
@@ -150,7 +152,7 @@ def swapped(contents: Sequence[ContentChange], old: Store, new: Store) -> Mappin
         keys[owner.old_key, content.new_key] = None
         if owner.new_crc == content.old_crc:
             keys[content.old_key, owner.new_key] = None
-    moved = set(values_moved(old, new, list(keys)))
+    moved = set(values_moved(old, new, list(keys), len(contents)))
     hints: dict[str, str] = {}
     for owner, content in held:
         if (owner.old_key, content.new_key) not in moved:
@@ -163,15 +165,19 @@ def swapped(contents: Sequence[ContentChange], old: Store, new: Store) -> Mappin
 
 
 def values_moved(
-    old: Store, new: Store, keys: Sequence[tuple[str, str]]
+    old: Store, new: Store, keys: Sequence[tuple[str, str]], changed: int
 ) -> Sequence[tuple[str, str]]:
     """Return those keys of OLD and NEW of equal checksums whose values are equal, bit for bit.
 
-    Of many tensors two may have one checksum by chance.
+    Of many tensors two may have one checksum by chance.  Values that take long to read are not
+    read where chance does not give so many pairs, of so many tensors that changed.
     """
+    nbytes = sum(old.specs[key].nbytes for key, _ in keys)
+    if nbytes > _READ_BYTES and not may_be_chance(len(keys), changed):
+        return keys
     pairs = [Pair(old, old_key, new, new_key, bitwise=True) for old_key, new_key in keys]
     return [
         pair
-        for pair, comparison in zip(keys, compare_all(pairs, None), strict=True)
+        for pair, comparison in zip(keys, compare_all(pairs), strict=True)
         if comparison.delta.equal
     ]

@@ -121,7 +121,7 @@ def twin_rows(old: Checkpoint, new: Checkpoint, *, by_value: bool) -> TwinRows |
         return None
     moved = _moved(rows, changed)
     if by_value:  # equal checksums may be chance
-        is_moved = bool(values_moved(old.store, new.store, moved))
+        is_moved = bool(values_moved(old.store, new.store, moved, len(changed)))
     else:
         is_moved = not may_be_chance(len(moved), len(changed))
     return None if is_moved else rows

@@ -94,7 +94,7 @@ class _RowNames:
 
     def __init__(self) -> None:
         self.count = 0
-        self._template: str | None = None
+        self._templates: tuple[str, str] | None = None
         self._are_alike = True
         self._are_renamed = False
         self._old, self._new = NamePattern(), NamePattern()
@@ -102,13 +102,14 @@ class _RowNames:
     def take(self, change: TensorDiff) -> None:
         """Take the names of one more change."""
         self.count += 1
-        called = template(change.name)
-        self._template = self._template or called
-        self._are_alike = self._are_alike and called == self._template
+        name = new_name(change)
+        of_old = template(change.name)
+        called = of_old, of_old if name == change.name else template(name)
+        self._templates = self._templates or called
+        self._are_alike = self._are_alike and called == self._templates
         if not self._are_alike:
             return
         self._old.add(change.name)
-        name = new_name(change)
         self._are_renamed = self._are_renamed or name != change.name
         self._new.add(name)
 

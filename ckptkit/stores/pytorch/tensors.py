@@ -234,6 +234,8 @@ class _Walk:
             if ".".join(path) in self.slots:
                 parameter, slot = self.slots[".".join(path)]
                 self.slots[name] = parameter and f"{parameter}{part.suffix}", slot
+        if names:
+            self._distinct.add(id(call))
         return names
 
     def _add(self, call: PickledCall, path: tuple[str, ...]) -> str | None:

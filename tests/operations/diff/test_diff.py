@@ -975,3 +975,24 @@ def test_a_layer_that_came_or_went_has_no_change_to_measure(pair: Pair) -> None:
     }
     assert rows["gone"] == ["1/1", "-"] and rows["new"] == ["1/1", "+"]
     assert rows["a"][:2] == ["1/1", "~"] and float(rows["a"][2]) > 0
+
+
+def test_slots_whose_variables_have_other_numbers_in_their_names_share_a_row(
+    tmp_path: Path,
+) -> None:
+    """As those of a model that was built a second time in one session of Keras do."""
+    both = {"old": ("dense_2", "dense_3"), "new": ("dense", "dense_1")}
+    for seed, (file, layers) in enumerate(both.items()):
+        arrays = {f"{layer}/kernel": noise(4, seed=seed) for layer in layers}
+        slots = {f"{name}/Momentum": noise(4, seed=seed) for name in arrays}
+        save_npz(tmp_path / f"{file}.npz", {**arrays, **slots})
+    outcome = run(tmp_path / "old.npz", tmp_path / "new.npz", "--role", "all")
+    assert outcome.code == 1
+    assert "*@momentum ×2" in outcome.out
+
+
+def test_a_number_sign_in_a_name_is_no_number(tmp_path: Path) -> None:
+    for seed, name in enumerate(("old", "new")):
+        save_npz(tmp_path / f"{name}.npz", {f"x{c}": noise(4, seed=seed) for c in "#12"})
+    outcome = run(tmp_path / "old.npz", tmp_path / "new.npz")
+    assert outcome.code == 1 and "x#" in outcome.out and "x{1-2} ×2" in outcome.out
