@@ -13,7 +13,7 @@ import click
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
-from ckptkit.cli.files import CodeToRead, FileToRead, FileToWrite, code_file
+from ckptkit.cli.files import CodeToRead, FileToRead, FileToWrite, code_file, map_from_option
 from ckptkit.cli.options import (
     CommaList,
     LeadingOperands,
@@ -116,13 +116,7 @@ _COMMON_OPTIONS = (
         "rearrange values."
     ),
 )
-@click.option(
-    "--map-from",
-    type=FileToRead(),
-    multiple=True,
-    metavar="FILE",
-    help="Read --map rules from a file, one per line.",
-)
+@map_from_option
 @click.option(
     "--drop-role",
     "drop_roles",

@@ -12,7 +12,7 @@ import click
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
-from ckptkit.cli.files import FileToRead, FileToWrite
+from ckptkit.cli.files import FileToRead, FileToWrite, map_from_option
 from ckptkit.cli.options import CommaList, echo_note, expanded, flat, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.cli.store_options import store_options
@@ -76,13 +76,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.option(
     "--map", "rules", multiple=True, metavar="RE=>REPL", help="Rename OLD before pairing."
 )
-@click.option(
-    "--map-from",
-    type=FileToRead(),
-    multiple=True,
-    metavar="FILE",
-    help="Read --map rules from a file, one per line.",
-)
+@map_from_option
 @click.option(
     "--write-map",
     type=FileToWrite(),

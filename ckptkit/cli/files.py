@@ -75,6 +75,15 @@ class FileToWrite(_FileName):
     """A file that will be written, in a directory that is there (`check_files_to_write`)."""
 
 
+map_from_option = click.option(
+    "--map-from",
+    type=FileToRead(),
+    multiple=True,
+    metavar="FILE",
+    help="Read --map rules from a file, one per line.",
+)
+
+
 def code_file(spec: str) -> str:
     """Return the path in `file.py:callable?json`; of a module's name, nothing that is a file."""
     return spec.partition("?")[0].rpartition(":")[0]
